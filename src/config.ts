@@ -1,0 +1,118 @@
+/** The operator's settings: environment and flags for where it runs, a file for what its admin decides. */
+
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { load } from 'js-yaml';
+import { z } from 'zod';
+import { type Policy, policySchema } from './connector/policy.ts';
+
+const settingsSchema = z.object({
+  logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  /** Address and port of /healthz, /readyz and /metrics. */
+  host: z.string().default('0.0.0.0'),
+  port: z.coerce.number().int().min(0).max(65535).default(8080),
+  /** Reconciles at a time. */
+  workers: z.coerce.number().int().min(1).max(256).default(16),
+  /** The only namespace to look at; absent means all. */
+  namespace: z.string().min(1).optional(),
+  /** Name and namespace of the Pod that this is, when it is one. */
+  podName: z.string().min(1).default('local'),
+  podNamespace: z.string().min(1).optional(),
+});
+
+export type Config = Readonly<z.infer<typeof settingsSchema> & { policy: Policy }>;
+
+/** A setting that cannot be used; its message is for the person who starts the operator. */
+export class ConfigError extends Error {
+  override name = 'ConfigError';
+}
+
+export const USAGE = `personal-connector-operator [options]
+
+  --config FILE         settings file (YAML): catalog, allowedImages, addressPolicy, probe, …  [CONFIG_FILE]
+  --catalog FILE        catalog file (YAML: connectorId → entry), instead of the settings file's catalog
+  --allow-cidr RANGE    let probes reach this range, such as 10.0.0.0/8 (again for more)
+  --allow-host NAME     let probes reach this host, or with *.NAME all below it (again for more)
+  --allow-image PATTERN let spec.hosting.image name images like this, * for anything (again for more)
+  --namespace NAME      look at this namespace only                                            [WATCH_NAMESPACE]
+  --host ADDRESS        where /healthz, /readyz and /metrics are served                        [HEALTH_HOST]
+  --port PORT           … and at which port; 0 takes a free one                                [HEALTH_PORT]
+  --workers N           reconciles at a time                                                   [WORKERS]
+  --log-level LEVEL     trace, debug, info, warn, error, fatal or silent                       [LOG_LEVEL]
+  --help
+
+The cluster is that of KUBECONFIG, of ~/.kube/config, or the one it runs in.
+`;
+
+const multiple = { type: 'string', multiple: true } as const;
+const single = { type: 'string' } as const;
+
+/** Reads the settings. Flags come before the environment, both before the file. Throws ConfigError; 'help' asks for USAGE. */
+export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'help' {
+  const flags = readFlags(args);
+  if (flags.help) return 'help';
+  const file = flags.config ?? env.CONFIG_FILE;
+  const settings = check('setting', settingsSchema, {
+    logLevel: flags['log-level'] ?? env.LOG_LEVEL,
+    host: flags.host ?? env.HEALTH_HOST,
+    port: flags.port ?? env.HEALTH_PORT,
+    workers: flags.workers ?? env.WORKERS,
+    namespace: flags.namespace ?? (env.WATCH_NAMESPACE || undefined),
+    podName: env.POD_NAME,
+    podNamespace: env.POD_NAMESPACE,
+  });
+  const policy = check(file ?? 'the settings', policySchema, file === undefined ? {} : readYaml(file));
+  const { addressPolicy, allowedImages } = policy;
+  return Object.freeze({
+    ...settings,
+    policy: {
+      ...policy,
+      ...(flags.catalog !== undefined && {
+        catalog: check(flags.catalog, policySchema, { catalog: readYaml(flags.catalog) }).catalog,
+      }),
+      allowedImages: [...allowedImages, ...(flags['allow-image'] ?? [])],
+      addressPolicy: {
+        allowCidrs: [...addressPolicy.allowCidrs, ...(flags['allow-cidr'] ?? [])],
+        allowHosts: [...addressPolicy.allowHosts, ...(flags['allow-host'] ?? [])],
+      },
+    },
+  });
+}
+
+function readFlags(args: string[]) {
+  try {
+    return parseArgs({
+      args,
+      options: {
+        config: single,
+        catalog: single,
+        'allow-cidr': multiple,
+        'allow-host': multiple,
+        'allow-image': multiple,
+        namespace: single,
+        host: single,
+        port: single,
+        workers: single,
+        'log-level': single,
+        help: { type: 'boolean' },
+      },
+    }).values;
+  } catch (error) {
+    throw new ConfigError(`${(error as Error).message}; see --help`);
+  }
+}
+
+function readYaml(file: string): unknown {
+  try {
+    return load(readFileSync(file, 'utf8'), { filename: file }) ?? {};
+  } catch (error) {
+    throw new ConfigError(`${file} cannot be read: ${(error as Error).message}`);
+  }
+}
+
+function check<T>(where: string, schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const faults = result.error.issues.map(({ path, message }) => `  ${path.join('.') || '(top)'}: ${message}`);
+  throw new ConfigError(`${where} is not valid:\n${faults.join('\n')}`);
+}

@@ -1,0 +1,206 @@
+/** The objects that the operator makes for a connector, as it keeps them: types, caches, and what differs from a wish. */
+
+import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
+import { ANNOTATION, LABEL, OPERATOR, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
+import type { Declared, KubeObject, ObjectMeta, OwnerReference, ResourceType } from '../api/meta.ts';
+import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
+
+export const DEPLOYMENTS = { group: 'apps', version: 'v1', plural: 'deployments', kind: 'Deployment' } as const;
+export const SERVICES = { group: '', version: 'v1', plural: 'services', kind: 'Service' } as const;
+export const NETWORK_POLICIES = {
+  group: 'networking.k8s.io',
+  version: 'v1',
+  plural: 'networkpolicies',
+  kind: 'NetworkPolicy',
+} as const;
+export const PODS = { group: '', version: 'v1', plural: 'pods', kind: 'Pod' } as const;
+
+/** The kinds of children, in the order in which they are made and looked through. */
+export const CHILD_TYPES = [DEPLOYMENTS, SERVICES, NETWORK_POLICIES] as const satisfies ResourceType[];
+export type ChildKind = (typeof CHILD_TYPES)[number]['kind'];
+
+/** Children and their Pods carry this label; watches select by it. */
+export const CHILD_SELECTOR = `${LABEL.managedBy}=${OPERATOR},${LABEL.connector}`;
+
+export interface Child extends KubeObject {
+  spec?: object;
+}
+
+export interface Deployment extends Child {
+  spec: { replicas?: number; template?: { spec?: { containers?: { image?: string }[] } } };
+  status?: {
+    observedGeneration?: number;
+    replicas?: number;
+    updatedReplicas?: number;
+    readyReplicas?: number;
+    availableReplicas?: number;
+    conditions?: { type: string; status: string; reason?: string; message?: string }[];
+  };
+}
+
+export interface ContainerState {
+  waiting?: { reason?: string; message?: string };
+  terminated?: { exitCode?: number; reason?: string };
+}
+
+/** What tells why a Pod does not run. */
+export interface Pod extends KubeObject {
+  status: {
+    phase?: string;
+    conditions?: { type: string; status: string; reason?: string; message?: string }[];
+    containerStatuses?: {
+      name: string;
+      ready: boolean;
+      restartCount: number;
+      image: string;
+      state?: ContainerState;
+      lastState?: ContainerState;
+    }[];
+  };
+}
+
+export type ChildStore = Store<Child, 'owner'> & StoreWriter<Child>;
+export type ChildStores = Record<ChildKind, ChildStore>;
+export type PodStore = Store<Pod, 'connector'> & StoreWriter<Pod>;
+
+export function createChildStores(): ChildStores {
+  const store = (): ChildStore =>
+    createStore<Child, 'owner'>({ owner: child => ownersOf(child).map(({ uid }) => uid) });
+  return { Deployment: store(), Service: store(), NetworkPolicy: store() };
+}
+
+export function createPodStore(): PodStore {
+  return createStore<Pod, 'connector'>({
+    connector: pod => [podIndex(pod.metadata.namespace, pod.metadata.labels?.[LABEL.connector])],
+  });
+}
+
+export function podIndex(namespace: string, label: string | undefined): string {
+  return `${namespace}/${label ?? ''}`;
+}
+
+/** The PersonalConnectors that own an object: one at most, if nobody meddled. */
+export function ownersOf(object: KubeObject): OwnerReference[] {
+  return (object.metadata.ownerReferences ?? []).filter(
+    ({ kind, apiVersion }) =>
+      kind === PERSONAL_CONNECTORS.kind && apiVersion.startsWith(`${PERSONAL_CONNECTORS.group}/`),
+  );
+}
+
+/**
+ * Whether an object is the connector's: by its owner's UID; or it lost its owner (a cascade that orphans, a person's
+ * edit), and its labels say that it was made for a connector of this name.
+ */
+export function belongsTo(object: KubeObject, connector: PersonalConnector, labels: Record<string, string>): boolean {
+  const { ownerReferences = [], labels: has = {} } = object.metadata;
+  if (ownersOf(object).some(({ uid }) => uid === connector.metadata.uid)) return true;
+  return (
+    !ownerReferences.some(({ controller }) => controller) &&
+    Object.entries(labels).every(([name, value]) => has[name] === value) &&
+    object.metadata.annotations?.[ANNOTATION.applied] !== undefined
+  );
+}
+
+/** Hash of a declared object, put on it as an annotation: a wish that lost a field then shows as a difference. */
+export function withHash(object: Declared): Declared {
+  const hash = createHash('sha256').update(JSON.stringify(object)).digest('hex').slice(0, 16);
+  const annotations = { ...object.metadata.annotations, [ANNOTATION.applied]: hash };
+  return { ...object, metadata: { ...object.metadata, annotations } };
+}
+
+/** Fields that Kubernetes owns as a whole (`x-kubernetes-map-type` or `list-type: atomic`): nothing may be added to them. */
+const ATOMIC = new Set(['selector', 'podSelector', 'nodeSelector', 'tolerations', 'ingress', 'policyTypes']);
+
+/**
+ * Whether a live object holds all that a declared one says. Other fields that only the live one has are the API
+ * server's defaults or somebody else's business; lists must agree in length and order.
+ */
+export function holds(live: unknown, declared: unknown): boolean {
+  if (Array.isArray(declared)) {
+    return (
+      Array.isArray(live) &&
+      live.length === declared.length &&
+      declared.every((item, index) => holds(live[index], item))
+    );
+  }
+  if (declared !== null && typeof declared === 'object') {
+    if (live === null || typeof live !== 'object') return false;
+    return Object.entries(declared).every(([key, value]) => {
+      const found = (live as Record<string, unknown>)[key];
+      // The API server leaves out an empty map that says nothing.
+      return ATOMIC.has(key)
+        ? isDeepStrictEqual(found, value)
+        : holds(found ?? (isEmptyMap(value) ? {} : undefined), value);
+    });
+  }
+  return live === declared;
+}
+
+function isEmptyMap(value: unknown): boolean {
+  return value !== null && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length === 0;
+}
+
+type Raw = KubeObject & { spec?: object; status?: object };
+
+function projectMeta({ metadata }: Raw): ObjectMeta {
+  const { name, namespace, uid, resourceVersion, creationTimestamp } = metadata;
+  const { generation, deletionTimestamp, labels, annotations, ownerReferences } = metadata;
+  return {
+    name,
+    namespace,
+    uid,
+    resourceVersion,
+    creationTimestamp,
+    ...(generation !== undefined && { generation }),
+    ...(deletionTimestamp && { deletionTimestamp }),
+    ...(labels && { labels }),
+    ...(annotations && { annotations }),
+    ...(ownerReferences && { ownerReferences }),
+  };
+}
+
+/** Keeps what reconciles read; managedFields alone would double the size of a cache. List items lack their kind. */
+export const projectChild =
+  (type: ResourceType) =>
+  (raw: Raw): Child => ({
+    apiVersion: raw.apiVersion,
+    kind: type.kind,
+    metadata: projectMeta(raw),
+    ...(raw.spec && { spec: raw.spec }),
+    ...(type.kind === 'Deployment' && raw.status && { status: raw.status }),
+  });
+
+export function projectPod(raw: Raw): Pod {
+  const { phase, conditions, containerStatuses } = (raw.status ?? {}) as Pod['status'];
+  const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels = {} } = raw.metadata;
+  const label = labels[LABEL.connector];
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name,
+      namespace,
+      uid,
+      resourceVersion,
+      creationTimestamp,
+      ...(deletionTimestamp && { deletionTimestamp }),
+      ...(label && { labels: { [LABEL.connector]: label } }),
+    },
+    status: {
+      ...(phase && { phase }),
+      ...(conditions && { conditions }),
+      ...(containerStatuses && { containerStatuses }),
+    },
+  };
+}
+
+export function projectConnector(raw: PersonalConnector): PersonalConnector {
+  return {
+    apiVersion: 'connectors.aitronos.com/v1',
+    kind: PERSONAL_CONNECTORS.kind,
+    metadata: projectMeta(raw),
+    spec: raw.spec,
+    ...(raw.status && { status: raw.status }),
+  };
+}

@@ -1,0 +1,277 @@
+/** `aitronos_built`: the operator runs the server in the connector's namespace. */
+
+import type { Finding, PersonalConnector } from '../api/connector.ts';
+import { ANNOTATION } from '../api/connector.ts';
+import type { HostingSpec, Resources } from '../api/generated.ts';
+import type { Child, Deployment, Pod } from './children.ts';
+import { desiredChildren, type Settings } from './desired.ts';
+import { childName, credentialsSecret } from './names.ts';
+import { ACCEPTED, type Context, type Progress, rejected, type Strategy } from './plan.ts';
+import { type CatalogEntry, imageAllowed } from './policy.ts';
+
+const DEFAULT_RESOURCES: Resources = {
+  requests: { cpu: '50m', memory: '128Mi' },
+  limits: { cpu: '1', memory: '512Mi' },
+};
+
+export const hosted: Strategy = {
+  plan(connector, context) {
+    const settings = settle(connector, context);
+    if ('reason' in settings)
+      return { accepted: settings, children: undefined, serverUrl: undefined, serverType: undefined };
+    const { serverType, path, service, servicePort } = settings;
+    const scheme = serverType === 'websocket' ? 'ws' : 'http';
+    const host = `${service}.${connector.metadata.namespace}.svc.${context.policy.clusterDomain}`;
+    return {
+      accepted: ACCEPTED,
+      children: desiredChildren(connector, settings),
+      serverUrl: new URL(path, `${scheme}://${host}:${servicePort}`).href,
+      serverType,
+    };
+  },
+
+  progress({ deployment, service, pods }) {
+    const revision = `${deployment?.metadata.uid ?? ''} ${deployment?.metadata.annotations?.[ANNOTATION.applied] ?? ''}`;
+    const { deployed, secretMissing } = deploymentState(deployment, pods);
+    return {
+      deployed,
+      ...(secretMissing && { secretMissing }),
+      ...(deployment && { hosting: hostingStatus(deployment, service) }),
+      probeable: deployed.reason === 'Available' ? true : 'waiting for the hosted server',
+      trusted: true,
+      revision,
+    };
+  },
+};
+
+type Served = Settings & { serverType: 'http' | 'websocket'; path: string };
+
+/** Puts the catalog's entry and the spec together, or says why that cannot be served. */
+function settle({ metadata, spec }: PersonalConnector, context: Context): Served | Finding<'Accepted'> {
+  const { policy, operatorNamespace } = context;
+  const hosting: HostingSpec = spec.hosting ?? {};
+  const entry: CatalogEntry | undefined = Object.hasOwn(policy.catalog, spec.connectorId)
+    ? policy.catalog[spec.connectorId]
+    : undefined;
+
+  if (!entry && !hosting.image) {
+    const known = Object.keys(policy.catalog).sort().slice(0, 20).join(', ') || 'none';
+    return rejected(
+      'CatalogEntryMissing',
+      `spec.connectorId ${JSON.stringify(spec.connectorId)} is not in the operator's catalog (known: ${known}): use one of these, have the operator's admin add it, or set spec.hosting.image`,
+    );
+  }
+  if (hosting.image && !imageAllowed(hosting.image, policy.allowedImages)) {
+    return rejected(
+      'ImageNotAllowed',
+      `spec.hosting.image ${JSON.stringify(hosting.image)} matches nothing in allowedImages: have the operator's admin add it there, or remove the field`,
+    );
+  }
+  const serverType = spec.serverType ?? entry?.serverType ?? 'http';
+  if (serverType === 'stdio') {
+    return rejected(
+      'InvalidSpec',
+      'spec.serverType stdio cannot be hosted by this version of the operator: use an image that serves http',
+    );
+  }
+  const port = hosting.port ?? entry?.port ?? 8000;
+  const address = parseServiceUrl(spec.serverUrl, metadata.namespace, policy.clusterDomain);
+  if (address && 'reason' in address) return address;
+
+  const tag = (spec.version ?? entry?.defaultVersion ?? '').replaceAll('+', '_');
+  const image = hosting.image ?? `${entry?.image}:${tag}`;
+  return {
+    deployment: childName(metadata.name),
+    service: address?.service ?? childName(metadata.name),
+    servicePort: address?.port ?? port,
+    image,
+    version: spec.version ?? (hosting.image ? imageTag(hosting.image) : tag),
+    port,
+    path: address?.path ?? hosting.path ?? entry?.path ?? '/mcp',
+    serverType,
+    operatorNamespace,
+    command: hosting.command ?? entry?.command,
+    args: hosting.args ?? entry?.args,
+    ...environment(metadata.name, hosting, entry),
+    resources: hosting.resources ?? entry?.resources ?? DEFAULT_RESOURCES,
+    replicas: spec.lifecycle === 'maintenance' ? 0 : hosting.replicas,
+    imagePullSecrets: hosting.imagePullSecrets ?? [],
+    nodeSelector: hosting.nodeSelector,
+    tolerations: hosting.tolerations,
+    allowFrom: hosting.allowFrom ?? [],
+  };
+}
+
+/** Environment in a fixed order: what comes later in it overrides what comes before. */
+function environment(
+  name: string,
+  hosting: HostingSpec,
+  entry: CatalogEntry | undefined,
+): Pick<Settings, 'env' | 'envFrom'> {
+  const own = hosting.env ?? [];
+  const taken = new Set(own.map(variable => variable.name));
+  const secret = credentialsSecret(name);
+  const required = hosting.envFrom ? [] : (entry?.requiredSecretKeys ?? []);
+  return {
+    env: [
+      ...Object.entries(entry?.env ?? {})
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .filter(([key]) => !taken.has(key) && !required.includes(key))
+        .map(([key, value]) => ({ name: key, value })),
+      ...required
+        .filter(key => !taken.has(key))
+        .map(key => ({ name: key, valueFrom: { secretKeyRef: { name: secret, key } } })),
+      ...own,
+    ],
+    envFrom: hosting.envFrom ?? [],
+  };
+}
+
+interface ServiceAddress {
+  service: string;
+  port: number;
+  path: string | undefined;
+}
+
+/** Reads `http://clickup-mcp:8000/mcp` as the Service to make; undefined when the spec names none. */
+function parseServiceUrl(
+  url: string | undefined,
+  namespace: string,
+  domain: string,
+): ServiceAddress | Finding<'Accepted'> | undefined {
+  if (url === undefined) return undefined;
+  const { hostname, port, pathname } = new URL(url);
+  const [service = '', ...rest] = hostname.split('.');
+  const suffix = rest.join('.');
+  if (!['', namespace, `${namespace}.svc`, `${namespace}.svc.${domain}`].includes(suffix)) {
+    return rejected(
+      'InvalidSpec',
+      `spec.serverUrl: the host ${JSON.stringify(hostname)} is outside of the connector's namespace: name a Service only, such as http://${service}:8000, or remove the field`,
+    );
+  }
+  if (service.length > 63 || !/^[a-z]([a-z0-9-]*[a-z0-9])?$/.test(service)) {
+    return rejected(
+      'InvalidSpec',
+      `spec.serverUrl: ${JSON.stringify(service)} cannot name a Service: use at most 63 lower-case letters, digits and -, with a letter first`,
+    );
+  }
+  return { service, port: port === '' ? 80 : Number(port), path: pathname === '/' ? undefined : pathname };
+}
+
+/** The tag of an image reference; `latest` where it has none, as container runtimes read it. */
+function imageTag(image: string): string {
+  const [name = ''] = image.split('@');
+  const last = name.slice(name.lastIndexOf('/') + 1);
+  return last.includes(':') ? last.slice(last.indexOf(':') + 1) : 'latest';
+}
+
+function hostingStatus(deployment: Deployment, service: Child | undefined): NonNullable<Progress['hosting']> {
+  return {
+    deployment: deployment.metadata.name,
+    ...(service && { service: service.metadata.name }),
+    image: deployment.spec.template?.spec?.containers?.[0]?.image ?? '',
+    replicas: deployment.spec.replicas ?? 1,
+    readyReplicas: deployment.status?.readyReplicas ?? 0,
+  };
+}
+
+interface DeploymentState {
+  deployed: Finding<'Deployed'>;
+  secretMissing?: string;
+}
+
+/** What a Deployment and its Pods amount to. Messages hold nothing that changes by itself, such as times or counts. */
+export function deploymentState(deployment: Deployment | undefined, pods: readonly Pod[]): DeploymentState {
+  if (!deployment) return progressing('the Deployment is being created');
+  const { spec, status = {}, metadata } = deployment;
+  const wanted = spec.replicas ?? 1;
+  const { updatedReplicas = 0, availableReplicas = 0, replicas = 0 } = status;
+  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0))
+    return progressing('the Deployment is being rolled out');
+  if (wanted === 0) return found('True', 'ScaledToZero', 'the Deployment is scaled to zero');
+  if (updatedReplicas === wanted && availableReplicas === wanted && replicas === wanted) {
+    return found('True', 'Available', wanted === 1 ? 'the Pod is ready' : `all ${wanted} Pods are ready`);
+  }
+  const failure = condition(deployment, 'ReplicaFailure');
+  if (failure?.status === 'True') {
+    const text = failure.message ?? failure.reason ?? '';
+    const reason = /exceeded quota|is forbidden|denied/.test(text) ? 'QuotaExceeded' : 'RolloutFailed';
+    return found('False', reason, `Pods cannot be created: ${text}`);
+  }
+  for (const pod of pods) {
+    const trouble = podTrouble(pod);
+    if (trouble) return trouble;
+  }
+  const progress = condition(deployment, 'Progressing');
+  if (progress?.status === 'False' && progress.reason === 'ProgressDeadlineExceeded') {
+    return found(
+      'False',
+      'RolloutFailed',
+      `no progress within the Deployment's deadline: see the Pods of Deployment ${metadata.name}`,
+    );
+  }
+  return progressing(
+    wanted === 1 ? 'waiting for the Pod to become ready' : `waiting for all of ${wanted} Pods to become ready`,
+  );
+}
+
+/** Why a Pod will not become ready by waiting alone, or undefined. */
+function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
+  if (metadata.deletionTimestamp) return undefined;
+  const scheduled = status.conditions?.find(({ type }) => type === 'PodScheduled');
+  if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
+    return found(
+      'False',
+      'Unschedulable',
+      `no node can take Pod ${metadata.name}: ${scheduled.message ?? 'see its events'}`,
+    );
+  }
+  for (const container of status.containerStatuses ?? []) {
+    const { reason, message = '' } = container.state?.waiting ?? {};
+    switch (reason) {
+      case 'ErrImagePull':
+      case 'ImagePullBackOff':
+      case 'ErrImageNeverPull':
+      case 'InvalidImageName':
+        return found(
+          'False',
+          'ImagePullFailed',
+          `Pod ${metadata.name}: the image ${container.image} cannot be pulled: check its name, tag and spec.hosting.imagePullSecrets`,
+        );
+      case 'CreateContainerConfigError':
+        if (/secret|configmap|key/i.test(message)) {
+          return { ...progressing(`Pod ${metadata.name} waits: ${message}`), secretMissing: message };
+        }
+        return found('False', 'RolloutFailed', `Pod ${metadata.name} cannot start: ${message}`);
+      case 'CreateContainerError':
+      case 'RunContainerError':
+        return found('False', 'RolloutFailed', `Pod ${metadata.name} cannot start: ${reason}`);
+    }
+    // Between two crashes a container runs for a while: until it is ready, the last crash is what matters.
+    const ended = container.state?.terminated ?? container.lastState?.terminated;
+    if (!container.ready && ended && (container.restartCount > 0 || reason === 'CrashLoopBackOff')) {
+      return found(
+        'False',
+        'CrashLooping',
+        `Pod ${metadata.name}: the server ends again and again, last with exit code ${ended.exitCode ?? 'unknown'} (${ended.reason ?? 'Error'}): see its log`,
+      );
+    }
+  }
+  return undefined;
+}
+
+function condition({ status }: Deployment, type: string) {
+  return status?.conditions?.find(candidate => candidate.type === type);
+}
+
+function found<S extends Finding<'Deployed'>['status']>(
+  status: S,
+  reason: Extract<Finding<'Deployed'>, { status: S }>['reason'],
+  message: string,
+): DeploymentState {
+  return { deployed: { status, reason, message } as Finding<'Deployed'> };
+}
+
+function progressing(message: string): DeploymentState {
+  return found('Unknown', 'Progressing', message);
+}

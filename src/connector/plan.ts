@@ -1,0 +1,69 @@
+/** What a strategy is asked and what it answers. */
+
+import type { Finding, PersonalConnector } from '../api/connector.ts';
+import type { Declared, ResourceType } from '../api/meta.ts';
+import type { Guard } from '../probe/guard.ts';
+import type { Child, Deployment, Pod } from './children.ts';
+import type { Policy } from './policy.ts';
+
+/** What a strategy may know beside the connector. */
+export interface Context {
+  policy: Policy;
+  guard: Guard;
+  /** The operator's own namespace, when it runs in the cluster: hosted servers let it in. */
+  operatorNamespace: string | undefined;
+}
+
+export interface Desired {
+  type: ResourceType;
+  object: Declared;
+}
+
+/** What is to be, by the spec and the policy alone. */
+export interface Plan {
+  accepted: Finding<'Accepted'>;
+  /** The objects that should exist, and no others; undefined leaves what is there (the spec is not accepted). */
+  children: Desired[] | undefined;
+  /** The URL that clients use. */
+  serverUrl: string | undefined;
+  serverType: 'http' | 'websocket' | undefined;
+}
+
+/** What is there of a connector's children. */
+export interface Observed {
+  deployment: Deployment | undefined;
+  service: Child | undefined;
+  pods: readonly Pod[];
+}
+
+/** How far a plan has come true in the cluster. Absent findings do not apply to the type. */
+export interface Progress {
+  deployed?: Finding<'Deployed'>;
+  /** A Secret or key that a Pod waits for. */
+  secretMissing?: string;
+  hosting?: { deployment: string; service?: string; image: string; replicas: number; readyReplicas: number };
+  /** Whether the server can be probed; if not, why. */
+  probeable: true | string;
+  /** Whether the operator itself built the URL. */
+  trusted: boolean;
+  /** Changes when what serves the URL was replaced. */
+  revision: string;
+}
+
+export interface Strategy {
+  plan(connector: PersonalConnector, context: Context): Plan;
+  progress(observed: Observed): Progress;
+}
+
+export const ACCEPTED: Finding<'Accepted'> = {
+  status: 'True',
+  reason: 'Accepted',
+  message: 'the spec is valid and is served',
+};
+
+export function rejected(
+  reason: Extract<Finding<'Accepted'>, { status: 'False' }>['reason'],
+  message: string,
+): Finding<'Accepted'> {
+  return { status: 'False', reason, message };
+}

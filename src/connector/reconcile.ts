@@ -1,0 +1,130 @@
+/** Brings one connector to its declared state and tells the truth about it. */
+
+import { PERSONAL_CONNECTORS, type PersonalConnector, STATUS_FIELD_MANAGER } from '../api/connector.ts';
+import type { PersonalConnectorStatus } from '../api/generated.ts';
+import { apiVersionOf, type Key } from '../api/meta.ts';
+import type { KubeClient } from '../kube/client.ts';
+import { isConflict, isNotFound } from '../kube/errors.ts';
+import type { EventRecorder } from '../kube/events.ts';
+import type { ProbeScheduler } from '../probe/schedule.ts';
+import type { Outcome } from '../runtime/controller.ts';
+import { checkIdentifier } from './accept.ts';
+import { createApplier, type Obstacle } from './apply.ts';
+import { type Deployment, podIndex, projectConnector } from './children.ts';
+import { labelValue } from './names.ts';
+import type { Context, Observed, Plan } from './plan.ts';
+import { differs, eventsOf, statusOf, stillStands } from './status.ts';
+import type { Stores } from './stores.ts';
+import { strategyOf } from './strategy.ts';
+import { targetOf } from './target.ts';
+
+export interface ReconcilerOptions {
+  client: KubeClient;
+  stores: Stores;
+  probes: ProbeScheduler;
+  events: EventRecorder;
+  context: Context;
+  now?: () => Date;
+}
+
+export function createReconciler({
+  client,
+  stores,
+  probes,
+  events,
+  context,
+  now = () => new Date(),
+}: ReconcilerOptions) {
+  const applier = createApplier(client, stores.children);
+
+  return async function reconcile(key: Key, signal: AbortSignal): Promise<Outcome> {
+    const connector = stores.connectors.get(key);
+    if (!connector || connector.metadata.deletionTimestamp || connector.spec.suspend) {
+      // Children go with their owner; of a suspended connector everything stays as it is.
+      probes.set(key, undefined);
+      return {};
+    }
+    const plan = decide(connector);
+    const obstacle = await act(connector, plan, signal);
+    await report(key, connector, plan, obstacle, signal);
+    return next(obstacle);
+  };
+
+  /** What should be, by the spec, the policy and the other connectors alone. */
+  function decide(connector: PersonalConnector): Plan {
+    const plan = strategyOf(connector).plan(connector, context);
+    const conflict = checkIdentifier(connector, stores.connectors);
+    return conflict ? { ...plan, accepted: conflict, children: undefined } : plan;
+  }
+
+  async function act(
+    connector: PersonalConnector,
+    { children }: Plan,
+    signal: AbortSignal,
+  ): Promise<Obstacle | undefined> {
+    return children && (await applier.act(connector, children, signal));
+  }
+
+  /** Looks at what is there now, has it probed, and writes the status if it says something new. */
+  async function report(
+    key: Key,
+    connector: PersonalConnector,
+    plan: Plan,
+    obstacle: Obstacle | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const progress = strategyOf(connector).progress(observe(connector));
+    const target = targetOf(connector, plan, progress, context.policy, client);
+    probes.set(key, 'why' in target ? undefined : target, wasHealthy(connector, plan) ? 'healthy' : undefined);
+    const result = probes.result(key);
+    const status = statusOf({ connector, plan, obstacle, progress, target, result, now: now() });
+    if (!differs(status, connector.status)) return;
+    if (!(await writeStatus(connector, status, signal))) return;
+    for (const event of eventsOf(connector, status)) events.record(connector, event);
+  }
+
+  function observe({ metadata }: PersonalConnector): Observed {
+    const { Deployment, Service } = stores.children;
+    return {
+      deployment: Deployment.byIndex('owner', metadata.uid)[0] as Deployment | undefined,
+      service: Service.byIndex('owner', metadata.uid)[0],
+      pods: stores.pods.byIndex('connector', podIndex(metadata.namespace, labelValue(metadata.name))),
+    };
+  }
+
+  /** Gives whether it was written; a connector that was deleted, or made anew under this name, needs no status of ours. */
+  async function writeStatus(
+    connector: PersonalConnector,
+    status: PersonalConnectorStatus,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const { name, namespace, uid } = connector.metadata;
+    const intent = {
+      apiVersion: apiVersionOf(PERSONAL_CONNECTORS),
+      kind: PERSONAL_CONNECTORS.kind,
+      metadata: { name, namespace, uid },
+      status,
+    };
+    const options = { fieldManager: STATUS_FIELD_MANAGER, subresource: 'status' } as const;
+    try {
+      const written = await client.apply<PersonalConnector>(PERSONAL_CONNECTORS, intent, options, signal);
+      stores.connectors.written(projectConnector(written));
+      return true;
+    } catch (error) {
+      if (isNotFound(error) || isConflict(error)) return false;
+      throw error;
+    }
+  }
+}
+
+/** Whether the last probe that an earlier life of the operator reported was good, and speaks of this spec. */
+function wasHealthy(connector: PersonalConnector, plan: Plan): boolean {
+  const reachable = connector.status?.conditions?.find(({ type }) => type === 'Reachable');
+  return reachable?.status === 'True' && stillStands(connector, plan);
+}
+
+/** Errors go back to the queue, which tries again later; all else waits for its event or its time. */
+function next(obstacle: Obstacle | undefined): Outcome {
+  if (obstacle?.error !== undefined) throw obstacle.error;
+  return obstacle?.retryAfterMs === undefined ? {} : { requeueAfterMs: obstacle.retryAfterMs };
+}

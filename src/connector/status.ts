@@ -1,0 +1,239 @@
+/** The one place where a connector's whole status comes from, and the Events that its changes are worth. */
+
+import { isDeepStrictEqual } from 'node:util';
+import {
+  CONDITIONS,
+  type ConditionType,
+  connectorIdentifier,
+  type Finding,
+  type PersonalConnector,
+} from '../api/connector.ts';
+import type { Condition, PersonalConnectorStatus } from '../api/generated.ts';
+import type { EventRecord } from '../kube/events.ts';
+import type { ProbeResult } from '../probe/schedule.ts';
+import type { Verdict } from '../probe/verdict.ts';
+import type { Obstacle } from './apply.ts';
+import type { Plan, Progress } from './plan.ts';
+import type { targetOf } from './target.ts';
+
+export interface Findings {
+  connector: PersonalConnector;
+  plan: Plan;
+  obstacle: Obstacle | undefined;
+  progress: Progress;
+  target: ReturnType<typeof targetOf>;
+  result: ProbeResult | undefined;
+  now: Date;
+}
+
+/** What the status says of the server: of a probe, of an earlier life of the operator, or that nothing is known yet. */
+type Aspects = Pick<Verdict, 'reachable' | 'verified' | 'authorized'> & {
+  server?: NonNullable<PersonalConnectorStatus['server']>;
+  authorization?: NonNullable<PersonalConnectorStatus['authorization']>;
+};
+
+/** The whole status. Pure; equal findings at another time give an equal status. */
+export function statusOf(findings: Findings): PersonalConnectorStatus {
+  const { connector, plan, obstacle, progress, result, now } = findings;
+  const { metadata, spec, status: previous } = connector;
+  const generation = metadata.generation ?? 0;
+
+  const accepted = acceptedOf(findings);
+  const deployed = obstacle?.deployed ?? progress.deployed;
+  const { server, authorization, ...aspects } = aspectsOf(findings);
+  const summed = [accepted, deployed, aspects.reachable, aspects.verified, aspects.authorized];
+  const ready = readyOf(
+    connector,
+    summed.filter(finding => finding !== undefined),
+    obstacle,
+    server,
+  );
+
+  const found: Partial<Record<ConditionType, Finding<ConditionType>>> = {
+    Ready: ready,
+    Accepted: accepted,
+    ...(deployed && { Deployed: deployed }),
+    Reachable: aspects.reachable,
+    Verified: aspects.verified,
+    Authorized: aspects.authorized,
+    ...(ready.status === 'Unknown' && {
+      Reconciling: { status: 'True', reason: 'Progressing', message: ready.message },
+    }),
+    ...(isStalled(accepted) && { Stalled: { status: 'True', reason: 'Stalled', message: accepted.message } }),
+  };
+  // A hosted server's address is told once something serves it, and then stays.
+  const served = !deployed || deployed.status === 'True' || previous?.serverUrl === plan.serverUrl;
+  const recheck = result?.recheck ?? previous?.lastHandledRecheck;
+
+  return {
+    observedGeneration: generation,
+    id: connectorIdentifier({ metadata, spec }),
+    ...(served && plan.serverUrl !== undefined && { serverUrl: plan.serverUrl }),
+    ...(plan.serverType && { serverType: plan.serverType }),
+    updatedAt: previous?.observedGeneration === generation && previous.updatedAt ? previous.updatedAt : isoSeconds(now),
+    conditions: Object.entries(found).map(([type, { status, reason, message }]) => {
+      const before = previous?.conditions?.find(condition => condition.type === type);
+      return {
+        type,
+        status,
+        observedGeneration: generation,
+        lastTransitionTime: before?.status === status ? before.lastTransitionTime : isoSeconds(now),
+        reason,
+        message,
+      };
+    }),
+    ...(progress.hosting && { hosting: progress.hosting }),
+    ...(server && { server }),
+    ...(authorization && { authorization }),
+    ...(recheck !== undefined && { lastHandledRecheck: recheck }),
+  };
+}
+
+function acceptedOf({ plan, obstacle, progress, result }: Findings): Finding<'Accepted'> {
+  const secret = progress.secretMissing ?? result?.verdict.credentialsMissing;
+  if (plan.accepted.status === 'True' && obstacle?.accepted) return obstacle.accepted;
+  if (plan.accepted.status === 'True' && secret) return { status: 'False', reason: 'SecretNotFound', message: secret };
+  return plan.accepted;
+}
+
+/** Only a change of spec or configuration helps against a rejection, but that a Secret or the other object may come and go. */
+function isStalled(accepted: Finding<'Accepted'>): boolean {
+  return accepted.status === 'False' && accepted.reason !== 'SecretNotFound';
+}
+
+function aspectsOf({ connector, plan, target, result }: Findings): Aspects {
+  const { spec, status: previous } = connector;
+  if ('why' in target) {
+    const { why: reason, message } = target;
+    const unknown = { status: 'Unknown', reason, message } as const;
+    return { reachable: unknown, verified: unknown, authorized: unknown };
+  }
+  if (!result || result.fingerprint !== target.fingerprint) {
+    const kept = previous && stillStands(connector, plan) ? keptAspects(previous) : undefined;
+    const unknown = { status: 'Unknown', reason: 'Pending', message: 'the first probe is on its way' } as const;
+    return kept ?? { reachable: unknown, verified: unknown, authorized: unknown };
+  }
+  const { reachable, verified, authorized, server, authorization } = result.verdict;
+  const approved = spec.probe?.approvedToolsHash;
+  const { tools, ...facts } = server ?? { tools: undefined };
+  const changed: Finding<'Verified'> = {
+    status: 'False',
+    reason: 'ToolsChanged',
+    message: `the tools have the hash ${tools?.hash} and not the approved one: review them, then copy the hash to spec.probe.approvedToolsHash`,
+  };
+  return {
+    reachable,
+    verified: approved && tools && tools.hash !== approved ? changed : verified,
+    authorized,
+    ...(server && {
+      server: { ...facts, ...(tools && { toolCount: tools.count, toolsHash: tools.hash, tools: tools.names }) },
+    }),
+    ...(authorization && { authorization }),
+  };
+}
+
+/** Whether what an earlier life of the operator wrote still speaks of this spec. */
+export function stillStands({ metadata, status }: PersonalConnector, plan: Plan): boolean {
+  return status?.observedGeneration === metadata.generation && status?.serverUrl === plan.serverUrl;
+}
+
+function keptAspects({ conditions = [], server, authorization }: PersonalConnectorStatus): Aspects | undefined {
+  const find = <T extends ConditionType>(type: T): Finding<T> | undefined => {
+    const condition = conditions.find(candidate => candidate.type === type);
+    const reasons: readonly string[] = condition ? CONDITIONS[type][condition.status] : [];
+    if (!condition || !reasons.includes(condition.reason)) return undefined;
+    return { status: condition.status, reason: condition.reason, message: condition.message } as Finding<T>;
+  };
+  const [reachable, verified, authorized] = [find('Reachable'), find('Verified'), find('Authorized')];
+  if (
+    !reachable ||
+    !verified ||
+    !authorized ||
+    reachable.reason === 'Maintenance' ||
+    reachable.reason === 'ProbeDisabled'
+  )
+    return undefined;
+  return { reachable, verified, authorized, ...(server && { server }), ...(authorization && { authorization }) };
+}
+
+/** The summary: the first thing that is wrong, else what is still unknown, else that all is well. */
+function readyOf(
+  { spec }: PersonalConnector,
+  findings: readonly Finding<ConditionType>[],
+  obstacle: Obstacle | undefined,
+  server: PersonalConnectorStatus['server'],
+): Finding<'Ready'> {
+  const wrong = findings.find(({ status }) => status === 'False');
+  if (wrong) return wrong as Finding<'Ready'>;
+  if (obstacle?.error !== undefined) {
+    const text = obstacle.error instanceof Error ? obstacle.error.message : String(obstacle.error);
+    return { status: 'Unknown', reason: 'Progressing', message: `trying again: ${text}` };
+  }
+  if (spec.lifecycle === 'maintenance') {
+    return { status: 'True', reason: 'Maintenance', message: 'paused, since spec.lifecycle is maintenance' };
+  }
+  const reasons = new Set(findings.map(({ reason }) => reason));
+  const unknown = findings.find(
+    ({ reason }) => reason === 'Progressing' || reason === 'Pending' || reason === 'RateLimited',
+  );
+  if (unknown) return { status: 'Unknown', reason: 'Progressing', message: unknown.message };
+  if (reasons.has('ScaledToZero')) {
+    return {
+      status: 'Unknown',
+      reason: 'Progressing',
+      message: 'the hosted server is scaled to zero: scale it up to use it',
+    };
+  }
+  if (reasons.has('ProbeDisabled')) {
+    return { status: 'True', reason: 'ProbeDisabled', message: 'taken as ready, since spec.probe.enabled is false' };
+  }
+  const deprecated =
+    spec.lifecycle === 'deprecated' ? `; deprecated${spec.replacedBy ? `: use ${spec.replacedBy} instead` : ''}` : '';
+  if (reasons.has('AuthorizationRequired')) {
+    const message = `the server is up and wants its users to authorize${deprecated}`;
+    return { status: 'True', reason: 'AuthorizationRequired', message };
+  }
+  const name = [server?.name ?? 'the server', server?.version].filter(Boolean).join(' ');
+  const tools =
+    server?.toolCount === undefined ? '' : ` with ${server.toolCount} ${server.toolCount === 1 ? 'tool' : 'tools'}`;
+  return {
+    status: 'True',
+    reason: 'Ready',
+    message: `${name} speaks MCP${server?.protocolVersion ? ` ${server.protocolVersion}` : ''}${tools}${deprecated}`,
+  };
+}
+
+/** Whether writing `next` would change what is there; conditions and fields that others wrote do not count. */
+export function differs(next: PersonalConnectorStatus, previous: PersonalConnectorStatus | undefined): boolean {
+  if (!previous) return true;
+  const types = new Set<string>(Object.keys(CONDITIONS));
+  const byType = (conditions: Condition[] = []): Record<string, Condition> =>
+    Object.fromEntries(conditions.filter(({ type }) => types.has(type)).map(condition => [condition.type, condition]));
+  return !isDeepStrictEqual(
+    { ...next, conditions: byType(next.conditions) },
+    { ...previous, conditions: byType(previous.conditions) },
+  );
+}
+
+/** The Events that a change of status is worth: what went wrong, what came right, and a warning when it is deprecated. */
+export function eventsOf(connector: PersonalConnector, next: PersonalConnectorStatus): EventRecord[] {
+  const before = connector.status;
+  const events: EventRecord[] = [];
+  for (const { type, status, reason, message } of next.conditions ?? []) {
+    if (type === 'Reconciling' || type === 'Stalled') continue;
+    const old = before?.conditions?.find(condition => condition.type === type);
+    if (old?.status === status && old.reason === reason) continue;
+    if (status === 'False' && type !== 'Ready') events.push({ type: 'Warning', reason, action: type, note: message });
+    if (status === 'True' && type === 'Ready') events.push({ type: 'Normal', reason, action: type, note: message });
+  }
+  const { lifecycle, replacedBy } = connector.spec;
+  if (lifecycle === 'deprecated' && before?.observedGeneration !== next.observedGeneration) {
+    const note = `this connector is deprecated${replacedBy ? `: use ${replacedBy} instead` : ''}`;
+    events.push({ type: 'Warning', reason: 'Deprecated', action: 'Lifecycle', note });
+  }
+  return events;
+}
+
+function isoSeconds(date: Date): string {
+  return date.toISOString().replace(/\.\d+Z$/, 'Z');
+}

@@ -1,0 +1,111 @@
+/** The caches that reconciles read, and which connectors a change in them concerns. */
+
+import { PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
+import { type Key, type KubeObject, keyOf } from '../api/meta.ts';
+import type { KubeClient, Scope } from '../kube/client.ts';
+import { type Reflector, startReflector } from '../kube/reflector.ts';
+import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
+import type { Priority } from '../runtime/queue.ts';
+import {
+  CHILD_SELECTOR,
+  CHILD_TYPES,
+  type ChildStores,
+  createChildStores,
+  createPodStore,
+  ownersOf,
+  PODS,
+  type PodStore,
+  podIndex,
+  projectChild,
+  projectConnector,
+  projectPod,
+} from './children.ts';
+import { labelValue } from './names.ts';
+
+export type ConnectorStore = Store<PersonalConnector, 'id' | 'label'> & StoreWriter<PersonalConnector>;
+
+export interface Stores {
+  connectors: ConnectorStore;
+  children: ChildStores;
+  pods: PodStore;
+}
+
+export function createStores(): Stores {
+  return {
+    connectors: createStore<PersonalConnector, 'id' | 'label'>({
+      id: ({ spec }) => (spec.id === undefined ? [] : [spec.id]),
+      label: ({ metadata }) => [podIndex(metadata.namespace, labelValue(metadata.name))],
+    }),
+    children: createChildStores(),
+    pods: createPodStore(),
+  };
+}
+
+/** Calls `enqueue` for each connector that a change concerns: itself, its owner, the one its Pods run for, namesakes by id. */
+export function watchChanges(
+  { connectors, children, pods }: Stores,
+  enqueue: (key: Key, priority: Priority) => void,
+): void {
+  connectors.subscribe(({ previous, current }) => {
+    const object = current ?? previous;
+    // A first sight, as when the operator starts, waits behind what people change meanwhile.
+    if (object) enqueue(keyOf(object), previous ? 'high' : 'low');
+    const ids = new Set([previous?.spec.id, current?.spec.id]);
+    if (ids.size === 1 && previous && current) return;
+    for (const id of ids) {
+      for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) enqueue(keyOf(namesake), 'high');
+    }
+  });
+  for (const { kind } of CHILD_TYPES) {
+    children[kind].subscribe(({ previous, current }) => {
+      for (const key of new Set([previous, current].flatMap(ownerKeys))) enqueue(key, 'high');
+    });
+  }
+  pods.subscribe(({ previous, current }) => {
+    const pod = current ?? previous;
+    if (!pod) return;
+    const index = podIndex(pod.metadata.namespace, Object.values(pod.metadata.labels ?? {})[0]);
+    for (const connector of connectors.byIndex('label', index)) enqueue(keyOf(connector), 'high');
+  });
+}
+
+function ownerKeys(object: KubeObject | undefined): Key[] {
+  return object ? ownersOf(object).map(({ name }) => `${object.metadata.namespace}/${name}`) : [];
+}
+
+export interface ReflectorsOptions {
+  client: KubeClient;
+  /** One namespace; absent means all. */
+  namespace: string | undefined;
+  signal: AbortSignal;
+  onError: (resource: string, error: unknown) => void;
+}
+
+/** Starts to feed the stores. */
+export function startReflectors(
+  stores: Stores,
+  { client, namespace, signal, onError }: ReflectorsOptions,
+): Reflector[] {
+  const scope: Scope = namespace === undefined ? {} : { namespace };
+  const made: Scope = { ...scope, labelSelector: CHILD_SELECTOR };
+  const common = (resource: string) => ({ client, signal, onError: (error: unknown) => onError(resource, error) });
+  return [
+    ...CHILD_TYPES.map(type =>
+      startReflector({
+        ...common(type.plural),
+        type,
+        scope: made,
+        store: stores.children[type.kind],
+        project: projectChild(type),
+      }),
+    ),
+    startReflector({ ...common(PODS.plural), type: PODS, scope: made, store: stores.pods, project: projectPod }),
+    startReflector({
+      ...common(PERSONAL_CONNECTORS.plural),
+      type: PERSONAL_CONNECTORS,
+      scope,
+      store: stores.connectors,
+      project: projectConnector,
+    }),
+  ];
+}

@@ -1,0 +1,87 @@
+/** Kubernetes Events: what `kubectl describe` shows of an object's history. */
+
+import { randomBytes } from 'node:crypto';
+import type { Declared, KubeObject, ResourceType } from '../api/meta.ts';
+import type { KubeClient } from './client.ts';
+
+const EVENTS = {
+  group: 'events.k8s.io',
+  version: 'v1',
+  plural: 'events',
+  kind: 'Event',
+} as const satisfies ResourceType;
+/** Limit of `note` in events.k8s.io/v1, in bytes. */
+const MAX_NOTE = 1024;
+
+export interface EventRecord {
+  type: 'Normal' | 'Warning';
+  /** In one word why, such as the reason of the condition that changed. */
+  reason: string;
+  /** What was done or seen, in one word, such as Probe. */
+  action: string;
+  note: string;
+}
+
+export interface EventRecorder {
+  /** Writes an Event about an object. Never throws: an Event that cannot be written is reported and left. */
+  record(about: KubeObject, event: EventRecord): void;
+  /** Resolves when all that was recorded is written or given up. */
+  flush(): Promise<void>;
+}
+
+export interface EventRecorderOptions {
+  client: KubeClient;
+  /** Name of the controller, such as the operator's. */
+  controller: string;
+  /** Name of this instance, such as the Pod's. */
+  instance: string;
+  signal: AbortSignal;
+  onError: (error: unknown) => void;
+  now?: () => Date;
+}
+
+export function createEventRecorder(options: EventRecorderOptions): EventRecorder {
+  const { client, controller, instance, signal, onError, now = () => new Date() } = options;
+  const writing = new Set<Promise<void>>();
+
+  return {
+    record(about, { type, reason, action, note }) {
+      const { namespace, name, uid } = about.metadata;
+      // The API wants microseconds: a date of three digits is refused.
+      const eventTime = now().toISOString().replace('Z', '000Z');
+      const event: Declared & Record<string, unknown> = {
+        apiVersion: 'events.k8s.io/v1',
+        kind: EVENTS.kind,
+        metadata: { namespace, name: eventName(name) },
+        eventTime,
+        type,
+        reason,
+        action,
+        note: truncateBytes(note, MAX_NOTE),
+        reportingController: controller,
+        reportingInstance: instance.slice(0, 128),
+        regarding: { apiVersion: about.apiVersion, kind: about.kind, namespace, name, uid },
+      };
+      const write = client.create(EVENTS, event, signal).catch(onError);
+      writing.add(write);
+      void write.finally(() => writing.delete(write));
+    },
+    async flush() {
+      await Promise.allSettled(writing);
+    },
+  };
+}
+
+/** A unique name within the limit of 253 characters, of which each part between dots ends with a letter or digit. */
+function eventName(about: string): string {
+  return `${about.slice(0, 220).replace(/[-.]+$/, '')}.${randomBytes(8).toString('hex')}`;
+}
+
+function truncateBytes(text: string, most: number): string {
+  if (Buffer.byteLength(text) <= most) return text;
+  // A cut through a character leaves U+FFFD at the end.
+  return `${Buffer.from(text)
+    .subarray(0, most - 6)
+    .toString('utf8')
+    .replace(/\uFFFD+$/, '')}…`;
+}

@@ -1,0 +1,131 @@
+/** An indexed cache of the objects of one resource type: what a reflector feeds and reconciles read. */
+
+import { type Key, keyOf, type ObjectMeta } from '../api/meta.ts';
+
+export interface Stored {
+  metadata: Pick<ObjectMeta, 'name' | 'namespace' | 'uid' | 'resourceVersion'>;
+}
+
+/** `previous` is absent for a new object, `current` for one that is gone. */
+export interface Change<T> {
+  previous: T | undefined;
+  current: T | undefined;
+}
+
+/** Index name → the values under which an object is found. */
+export type Indexers<T, I extends string> = Record<I, (object: T) => readonly string[]>;
+
+export interface Store<T extends Stored, I extends string = never> {
+  get(key: Key): T | undefined;
+  size(): number;
+  values(): Iterable<T>;
+  byIndex(index: I, value: string): T[];
+  /**
+   * Takes what a write answered, so that the next reconcile sees it before the watch brings it. Tells no subscriber, and
+   * ignores what is older than what the watch has told.
+   */
+  written(object: T): void;
+  subscribe(handler: (change: Change<T>) => void): void;
+}
+
+/** The side of a store that only its reflector may use. */
+export interface StoreWriter<T extends Stored> {
+  /** A complete list as of `resourceVersion`. Objects that were written after it stay. */
+  replace(objects: readonly T[], resourceVersion: string): void;
+  upsert(object: T): void;
+  remove(object: T): void;
+  /** The watch has told all up to this version. */
+  progress(resourceVersion: string): void;
+}
+
+/**
+ * Whether version `a` is newer than `b`. Kubernetes promises decimal resourceVersions that compare by value within a
+ * resource type (KEP-5504).
+ */
+export function isNewer(a: string, b: string): boolean {
+  return a.length === b.length ? a > b : a.length > b.length;
+}
+
+export function createStore<T extends Stored, I extends string = never>(
+  indexers: Indexers<T, I> = {} as Indexers<T, I>,
+): Store<T, I> & StoreWriter<T> {
+  const objects = new Map<Key, T>();
+  const indexes = new Map<string, Map<string, Set<Key>>>(Object.keys(indexers).map(name => [name, new Map()]));
+  const handlers: ((change: Change<T>) => void)[] = [];
+  /** All changes up to here are in `objects`. */
+  let seen = '0';
+
+  function place(key: Key, current: T | undefined): T | undefined {
+    const previous = objects.get(key);
+    for (const [name, index] of indexes) {
+      const valuesOf = indexers[name as I];
+      for (const value of previous ? valuesOf(previous) : []) {
+        const keys = index.get(value);
+        keys?.delete(key);
+        if (keys?.size === 0) index.delete(value);
+      }
+      for (const value of current ? valuesOf(current) : []) {
+        const keys = index.get(value);
+        if (keys) keys.add(key);
+        else index.set(value, new Set([key]));
+      }
+    }
+    if (current) objects.set(key, current);
+    else objects.delete(key);
+    return previous;
+  }
+
+  function change(key: Key, current: T | undefined): void {
+    const previous = place(key, current);
+    for (const handler of handlers) handler({ previous, current });
+  }
+
+  const store: Store<T, I> & StoreWriter<T> = {
+    get: key => objects.get(key),
+    size: () => objects.size,
+    values: () => objects.values(),
+    byIndex(name, value) {
+      const found: T[] = [];
+      for (const key of indexes.get(name)?.get(value) ?? []) {
+        const object = objects.get(key);
+        if (object) found.push(object);
+      }
+      return found;
+    },
+    written(object) {
+      const key = keyOf(object);
+      const known = objects.get(key);
+      // Absent and not newer than what the watch told: it was deleted again in the meantime.
+      if (isNewer(object.metadata.resourceVersion, known?.metadata.resourceVersion ?? seen)) place(key, object);
+    },
+    subscribe: handler => void handlers.push(handler),
+
+    replace(list, resourceVersion) {
+      seen = resourceVersion;
+      const listed = new Map(list.map(object => [keyOf(object), object]));
+      for (const [key, object] of objects) {
+        if (!listed.has(key) && !isNewer(object.metadata.resourceVersion, resourceVersion)) change(key, undefined);
+      }
+      for (const object of listed.values()) store.upsert(object);
+    },
+    upsert(object) {
+      const key = keyOf(object);
+      const known = objects.get(key);
+      store.progress(object.metadata.resourceVersion);
+      if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) return;
+      if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+    },
+    remove(object) {
+      const key = keyOf(object);
+      const known = objects.get(key);
+      store.progress(object.metadata.resourceVersion);
+      // A newer object of that name was written by us after this one went.
+      if (!known || isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) return;
+      change(key, undefined);
+    },
+    progress(resourceVersion) {
+      if (isNewer(resourceVersion, seen)) seen = resourceVersion;
+    },
+  };
+  return store;
+}

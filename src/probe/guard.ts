@@ -1,0 +1,111 @@
+/**
+ * The address guard: decides at dial time which addresses a probe may connect to, so that a connector's author cannot
+ * use the operator to reach what they cannot (SSRF). Names are resolved here and the address that was checked is the
+ * one that is dialled, so that a second DNS answer cannot swap it (rebinding).
+ */
+
+import { lookup as dnsLookup } from 'node:dns/promises';
+import { isIP } from 'node:net';
+import ipaddr from 'ipaddr.js';
+
+export interface AddressPolicy {
+  /** Ranges that may be reached beyond the public internet, such as 10.0.0.0/8. */
+  allowCidrs: readonly string[];
+  /** Host names that may resolve to such ranges: `name` itself, or with a leading `*.` all below it. */
+  allowHosts: readonly string[];
+}
+
+export class AddressDenied extends Error {
+  override name = 'AddressDenied';
+  readonly code = 'ADDRESS_DENIED';
+}
+
+export type Lookup = (host: string) => Promise<readonly string[]>;
+
+/** Never reached, whatever the policy says: ranges of ipaddr.js, and clouds' metadata addresses outside link-local. */
+const NEVER_RANGES = new Set(['linkLocal', 'multicast', 'unspecified', 'broadcast']);
+const NEVER_ADDRESSES = new Set(['168.63.129.16', '100.100.100.200', 'fd00:ec2::254']);
+
+export interface Guard {
+  /** The addresses to dial for a host of a URL, a name or a literal in any spelling. Throws AddressDenied. */
+  resolve(host: string): Promise<readonly string[]>;
+  /** What is wrong with a host that is an address literal; undefined for names, which are judged when dialled. */
+  denyLiteral(host: string): string | undefined;
+}
+
+/** Lets everything pass: for the servers that the operator hosts, whose URLs it built itself. */
+export function openGuard(lookup: Lookup = resolveAll): Guard {
+  return { resolve: lookup, denyLiteral: () => undefined };
+}
+
+/** Makes a guard. Throws when the policy holds a range that is none. */
+export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll): Guard {
+  const ranges = policy.allowCidrs.map(cidr => {
+    if (!ipaddr.isValidCIDR(cidr)) {
+      throw new Error(`address policy: ${JSON.stringify(cidr)} is no address range; write it like 10.0.0.0/8`);
+    }
+    return ipaddr.parseCIDR(cidr);
+  });
+  const hosts = policy.allowHosts.map(host => host.toLowerCase().replace(/\.$/, ''));
+  const hostAllowed = (host: string): boolean =>
+    hosts.some(allowed => (allowed.startsWith('*.') ? host.endsWith(allowed.slice(1)) : host === allowed));
+
+  /** Why an address may not be dialled, or undefined. */
+  function deny(host: string, literal: string): string | undefined {
+    // `process` turns IPv4-mapped IPv6 addresses into the IPv4 address that would be dialled.
+    const address = ipaddr.process(literal.split('%')[0] ?? literal);
+    const range = address.range();
+    const named = host === literal ? literal : `${host} (${literal})`;
+    if (NEVER_RANGES.has(range) || NEVER_ADDRESSES.has(address.toString())) {
+      return `${named} is never probed: ${range === 'unicast' ? 'a cloud metadata address' : `a ${range} address`}`;
+    }
+    if (range === 'unicast' && !embedsIPv4(address)) return undefined;
+    if (hostAllowed(host)) return undefined;
+    if (ranges.some(([net, bits]) => net.kind() === address.kind() && address.match(net as never, bits)))
+      return undefined;
+    return `${named} is not a public address (${range}): use a public one, or have the operator's admin allow it in addressPolicy`;
+  }
+
+  return {
+    async resolve(host) {
+      const name = canonicalHost(host);
+      const addresses = isIP(name) ? [name] : await lookup(name);
+      for (const address of addresses) {
+        const reason = deny(name, address);
+        if (reason) throw new AddressDenied(reason);
+      }
+      return addresses;
+    },
+    denyLiteral(host) {
+      const name = canonicalHost(host);
+      return isIP(name) ? deny(name, name) : undefined;
+    },
+  };
+}
+
+/** NAT64 and 6to4 addresses carry an IPv4 address that could be a private one. */
+function embedsIPv4(address: ipaddr.IPv4 | ipaddr.IPv6): boolean {
+  return address.kind() === 'ipv6' && ['rfc6052', '6to4', 'teredo', 'rfc6145'].includes(address.range());
+}
+
+/**
+ * A host as it is dialled: lower case, no brackets, no trailing dot; IPv4 in decimal, hex or octal spelling becomes the
+ * dotted form, as the WHATWG URL parser makes it.
+ */
+export function canonicalHost(host: string): string {
+  const bare = host
+    .replace(/^\[|\]$/g, '')
+    .replace(/\.$/, '')
+    .toLowerCase();
+  if (isIP(bare.split('%')[0] ?? bare)) return bare;
+  try {
+    return new URL(`http://${bare}/`).hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
+  } catch {
+    return bare;
+  }
+}
+
+async function resolveAll(host: string): Promise<string[]> {
+  const answers = await dnsLookup(host, { all: true, verbatim: true });
+  return answers.map(({ address }) => address);
+}

@@ -1,0 +1,170 @@
+/** Owns each connector's next probe: when it runs, how often after failures, and what its results amount to. */
+
+import type { Key } from '../api/meta.ts';
+import type { Limiter } from './limiter.ts';
+import type { Outcome } from './outcome.ts';
+import type { Target } from './target.ts';
+import { judge, type Verdict } from './verdict.ts';
+
+export interface ProbeResult {
+  /** The target that it speaks of. */
+  fingerprint: string;
+  /** The value of `Target.recheck` that it answers. */
+  recheck: string | undefined;
+  verdict: Verdict;
+}
+
+export interface ProbeScheduler {
+  /**
+   * Sets what to probe for a key, or nothing. A changed target is probed at once and its old result is dropped; a new
+   * `recheck` probes at once and keeps it. `known` says that a result of an earlier life still stands: the first probe
+   * may then come at any time within the interval, so that a restart does not probe everything at once.
+   */
+  set(key: Key, target: Target | undefined, known?: 'healthy'): void;
+  result(key: Key): ProbeResult | undefined;
+  /** Stops all timers and aborts what runs. */
+  close(): void;
+}
+
+export interface ProbeObserver {
+  probed(outcome: Outcome['kind'], seconds: number): void;
+}
+
+export interface ProbeSchedulerOptions {
+  probe: (target: Target, signal: AbortSignal) => Promise<Outcome>;
+  limiter: Limiter;
+  /** Told when there is a result, new or not. */
+  onResult: (key: Key) => void;
+  observer?: ProbeObserver;
+  random?: () => number;
+}
+
+interface Entry {
+  target: Target;
+  timer: NodeJS.Timeout | undefined;
+  running: AbortController | undefined;
+  result: ProbeResult | undefined;
+  /** In a row. */
+  failures: number;
+  successes: number;
+}
+
+/** After a failure the next probe comes sooner than the interval: 5 s, doubling up to it. */
+const FIRST_RETRY_MS = 5_000;
+/** Probes are spread by ± 10 %, so that connectors that were made together drift apart. */
+const JITTER = 0.1;
+
+export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeScheduler {
+  const { probe, limiter, onResult, observer, random = Math.random } = options;
+  const entries = new Map<Key, Entry>();
+
+  function schedule(key: Key, entry: Entry, delayMs: number): void {
+    clearTimeout(entry.timer);
+    entry.timer = setTimeout(() => void run(key, entry), delayMs);
+  }
+
+  function stop(entry: Entry): void {
+    clearTimeout(entry.timer);
+    entry.running?.abort();
+    entry.running = undefined;
+  }
+
+  async function run(key: Key, entry: Entry): Promise<void> {
+    const { target } = entry;
+    const running = new AbortController();
+    entry.running = running;
+    let release: (() => void) | undefined;
+    try {
+      release = await limiter.acquire(new URL(target.url).host, running.signal);
+      const start = performance.now();
+      const outcome = await probe(target, running.signal).catch(
+        (error: unknown): Outcome => ({ kind: 'broken', why: error instanceof Error ? error.message : String(error) }),
+      );
+      if (running.signal.aborted) return;
+      observer?.probed(outcome.kind, (performance.now() - start) / 1000);
+      entry.running = undefined;
+      schedule(key, entry, take(entry, target, outcome));
+      onResult(key);
+    } catch (error) {
+      // The wait for a slot ends like this when the target was dropped meanwhile.
+      if (!running.signal.aborted) throw error;
+    } finally {
+      release?.();
+    }
+  }
+
+  /** Takes an outcome into the entry and gives the time to the next probe, in ms. */
+  function take(entry: Entry, target: Target, outcome: Outcome): number {
+    const judgement = judge(outcome, { url: target.url, credentials: target.sendsCredentials });
+    const { verdict } = judgement;
+    const before = entry.result;
+    let published = verdict;
+    if (!judgement.conclusive) {
+      // What was known still holds; the counts stay as they are.
+      published = before?.verdict ?? verdict;
+    } else if (verdict.healthy) {
+      entry.failures = 0;
+      entry.successes += 1;
+      if (before && !before.verdict.healthy && entry.successes < target.successThreshold) published = before.verdict;
+    } else {
+      entry.successes = 0;
+      entry.failures += 1;
+      if (before?.verdict.healthy && entry.failures < target.failureThreshold) published = before.verdict;
+    }
+    entry.result = { fingerprint: target.fingerprint, recheck: target.recheck, verdict: published };
+    if (!judgement.conclusive) {
+      const wait = Math.max(judgement.retryAfterMs ?? 0, Math.min(target.intervalMs, FIRST_RETRY_MS * 4));
+      return spread(wait);
+    }
+    if (verdict.healthy && published.healthy) return spread(target.intervalMs);
+    return spread(Math.min(target.intervalMs, FIRST_RETRY_MS * 2 ** Math.min(20, Math.max(0, entry.failures - 1))));
+  }
+
+  function spread(ms: number): number {
+    // A timer takes at most 2^31 - 1 ms.
+    return Math.min(2 ** 31 - 1, ms * (1 - JITTER + 2 * JITTER * random()));
+  }
+
+  return {
+    set(key, target, known) {
+      const entry = entries.get(key);
+      if (!target) {
+        if (entry) stop(entry);
+        entries.delete(key);
+        return;
+      }
+      if (!entry) {
+        const fresh: Entry = {
+          target,
+          timer: undefined,
+          running: undefined,
+          result: undefined,
+          failures: 0,
+          successes: 0,
+        };
+        entries.set(key, fresh);
+        schedule(key, fresh, known === 'healthy' ? random() * target.intervalMs : 0);
+        return;
+      }
+      const old = entry.target;
+      entry.target = target;
+      if (old.fingerprint !== target.fingerprint) {
+        stop(entry);
+        entry.result = undefined;
+        entry.failures = 0;
+        entry.successes = 0;
+        schedule(key, entry, 0);
+      } else if (old.recheck !== target.recheck) {
+        stop(entry);
+        schedule(key, entry, 0);
+      } else if (old.intervalMs > target.intervalMs && !entry.running) {
+        schedule(key, entry, spread(target.intervalMs));
+      }
+    },
+    result: key => entries.get(key)?.result,
+    close() {
+      for (const entry of entries.values()) stop(entry);
+      entries.clear();
+    },
+  };
+}

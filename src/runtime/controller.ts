@@ -1,0 +1,70 @@
+/** Workers that take keys from a queue and reconcile them, whatever the keys mean. */
+
+import type { Queue } from './queue.ts';
+
+/** An error that trying again cannot mend: it is counted and reported, and the key waits for its next event. */
+export class TerminalError extends Error {
+  override name = 'TerminalError';
+}
+
+export interface Outcome {
+  /** Reconcile again after this time, in ms. */
+  requeueAfterMs?: number;
+}
+
+export type Result = 'success' | 'error' | 'terminal' | 'requeue_after';
+
+export interface ControllerObserver {
+  active(workers: number): void;
+  reconciled(result: Result, seconds: number): void;
+}
+
+export interface ControllerOptions {
+  queue: Queue;
+  /** Brings one key to its declared state. It must heed the signal, which aborts at the deadline and on shutdown. */
+  reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>;
+  workers: number;
+  onError: (key: string, error: unknown) => void;
+  observer?: ControllerObserver;
+  /** Aborts what is under way; for a graceful end close the queue instead and wait for `done`. */
+  signal: AbortSignal;
+  deadlineMs?: number;
+}
+
+/** Starts the workers; `done` resolves when the queue is closed and the last reconcile has ended. */
+export function startController(options: ControllerOptions): { done: Promise<void> } {
+  const { queue, reconcile, workers, onError, observer, signal, deadlineMs = 60_000 } = options;
+  let active = 0;
+
+  async function once(key: string): Promise<Result> {
+    try {
+      const { requeueAfterMs } = await reconcile(key, AbortSignal.any([signal, AbortSignal.timeout(deadlineMs)]));
+      queue.forget(key);
+      if (requeueAfterMs === undefined) return 'success';
+      queue.addAfter(key, requeueAfterMs);
+      return 'requeue_after';
+    } catch (error) {
+      if (signal.aborted) return 'error';
+      onError(key, error);
+      if (error instanceof TerminalError) {
+        queue.forget(key);
+        return 'terminal';
+      }
+      queue.retry(key);
+      return 'error';
+    }
+  }
+
+  async function work(): Promise<void> {
+    for (let key = await queue.take(); key !== undefined; key = await queue.take()) {
+      const start = performance.now();
+      observer?.active((active += 1));
+      const result = await once(key);
+      observer?.active((active -= 1));
+      observer?.reconciled(result, (performance.now() - start) / 1000);
+      queue.done(key);
+    }
+  }
+
+  return { done: Promise.all(Array.from({ length: workers }, work)).then(() => {}) };
+}

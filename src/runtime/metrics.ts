@@ -1,0 +1,124 @@
+/** Prometheus metrics under the names that dashboards for Kubernetes controllers know. */
+
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { ControllerObserver, Result } from './controller.ts';
+import type { Queue, QueueObserver } from './queue.ts';
+
+/** 1 ms to 60 s: a reconcile without writes takes well below a millisecond, one with retries of a slow API seconds. */
+const SECONDS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+/** A registry with the figures of the process itself. */
+export function createRegistry(): Registry {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  return registry;
+}
+
+/** The figures of one controller, all started at 0. */
+export function controllerMetrics(registry: Registry, controller: string): ControllerObserver {
+  const registers = [registry];
+  const total = new Counter({
+    name: 'controller_runtime_reconcile_total',
+    help: 'Reconciles, by result.',
+    labelNames: ['controller', 'result'],
+    registers,
+  });
+  const errors = new Counter({
+    name: 'controller_runtime_reconcile_errors_total',
+    help: 'Reconciles that ended with an error.',
+    labelNames: ['controller'],
+    registers,
+  });
+  const seconds = new Histogram({
+    name: 'controller_runtime_reconcile_time_seconds',
+    help: 'Time that a reconcile took.',
+    labelNames: ['controller'],
+    buckets: SECONDS,
+    registers,
+  });
+  const active = new Gauge({
+    name: 'controller_runtime_active_workers',
+    help: 'Workers that reconcile at the moment.',
+    labelNames: ['controller'],
+    registers,
+  });
+  for (const result of ['success', 'error', 'terminal', 'requeue_after'] satisfies Result[]) {
+    total.inc({ controller, result }, 0);
+  }
+  errors.inc({ controller }, 0);
+  active.set({ controller }, 0);
+  return {
+    active: workers => active.set({ controller }, workers),
+    reconciled(result, took) {
+      total.inc({ controller, result });
+      if (result === 'error' || result === 'terminal') errors.inc({ controller });
+      seconds.observe({ controller }, took);
+    },
+  };
+}
+
+/** The figures of one queue. `queue` is asked for at each scrape. */
+export function queueMetrics(registry: Registry, name: string, queue: () => Queue): QueueObserver {
+  const registers = [registry];
+  const labelNames = ['name'] as const;
+  const depth = new Gauge({ name: 'workqueue_depth', help: 'Keys that wait.', labelNames, registers });
+  const adds = new Counter({ name: 'workqueue_adds_total', help: 'Keys that were added.', labelNames, registers });
+  const retries = new Counter({ name: 'workqueue_retries_total', help: 'Keys that back off.', labelNames, registers });
+  const waits = new Histogram({
+    name: 'workqueue_queue_duration_seconds',
+    help: 'Time that keys waited.',
+    labelNames,
+    buckets: SECONDS,
+    registers,
+  });
+  const works = new Histogram({
+    name: 'workqueue_work_duration_seconds',
+    help: 'Time that work on a key took.',
+    labelNames,
+    buckets: SECONDS,
+    registers,
+  });
+  new Gauge({
+    name: 'workqueue_longest_running_processor_seconds',
+    help: 'Age of the oldest unfinished work.',
+    labelNames,
+    registers,
+    collect() {
+      const since = queue().oldestWork();
+      this.set({ name }, since === undefined ? 0 : (Date.now() - since) / 1000);
+    },
+  });
+  depth.set({ name }, 0);
+  adds.inc({ name }, 0);
+  retries.inc({ name }, 0);
+  return {
+    added: () => adds.inc({ name }),
+    depth: waiting => depth.set({ name }, waiting),
+    retried: () => retries.inc({ name }),
+    waited: seconds => waits.observe({ name }, seconds),
+    worked: seconds => works.observe({ name }, seconds),
+  };
+}
+
+/** Figures of probes, by what they found. */
+export function probeMetrics(registry: Registry): { probed(outcome: string, seconds: number): void } {
+  const registers = [registry];
+  const total = new Counter({
+    name: 'personal_connector_probes_total',
+    help: 'Probes, by what they found.',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const seconds = new Histogram({
+    name: 'personal_connector_probe_seconds',
+    help: 'Time that a probe took.',
+    buckets: SECONDS,
+    registers,
+  });
+  return {
+    probed(outcome, took) {
+      total.inc({ outcome });
+      seconds.observe(took);
+    },
+  };
+}

@@ -1,0 +1,138 @@
+/**
+ * A work queue of keys with the semantics of Kubernetes controllers: a key waits at most once, is never handed out twice
+ * at a time, and comes again when it was added while it was worked on.
+ */
+
+/** High before low; first in, first out within a priority. */
+export type Priority = 'high' | 'low';
+
+export interface QueueObserver {
+  added(): void;
+  depth(waiting: number): void;
+  retried(): void;
+  /** Time that a key waited, and that work on it took, in seconds. */
+  waited(seconds: number): void;
+  worked(seconds: number): void;
+}
+
+export interface Queue {
+  add(key: string, priority?: Priority): void;
+  /** Adds after a delay; of several delays of a key the shortest holds. */
+  addAfter(key: string, delayMs: number): void;
+  /** Adds after the key's back-off: 1 s doubling to 5 min, jittered. */
+  retry(key: string): void;
+  /** Ends the key's back-off. */
+  forget(key: string): void;
+  /** The next key, or undefined once the queue is closed. Each key taken must be given back by `done`. */
+  take(): Promise<string | undefined>;
+  done(key: string): void;
+  /** Lets takers go; what waits is dropped. */
+  close(): void;
+  /** Keys that wait or are worked on, delayed ones not counted. */
+  size(): number;
+  /** Start of the oldest unfinished work in ms since the epoch, or undefined. */
+  oldestWork(): number | undefined;
+}
+
+const RETRY_MS = { first: 1_000, most: 300_000 };
+
+export function createQueue(observer?: QueueObserver, { now = Date.now, random = Math.random } = {}): Queue {
+  /** Waiting keys → when they were added. Insertion order is the order of service. */
+  const waiting: Record<Priority, Map<string, number>> = { high: new Map(), low: new Map() };
+  const working = new Map<string, number>();
+  /** Added while worked on; they wait again after `done`. */
+  const dirty = new Map<string, Priority>();
+  const delayed = new Map<string, { at: number; timer: NodeJS.Timeout }>();
+  const failures = new Map<string, number>();
+  const takers: ((key: string | undefined) => void)[] = [];
+  let closed = false;
+
+  function observeDepth(): void {
+    observer?.depth(waiting.high.size + waiting.low.size);
+  }
+
+  function next(): string | undefined {
+    for (const line of [waiting.high, waiting.low]) {
+      for (const [key, since] of line) {
+        line.delete(key);
+        working.set(key, now());
+        observer?.waited((now() - since) / 1000);
+        observeDepth();
+        return key;
+      }
+    }
+    return undefined;
+  }
+
+  const queue: Queue = {
+    add(key, priority = 'high') {
+      if (closed) return;
+      const delay = delayed.get(key);
+      if (delay) {
+        clearTimeout(delay.timer);
+        delayed.delete(key);
+      }
+      if (working.has(key)) {
+        if (dirty.get(key) !== 'high') dirty.set(key, priority);
+        return;
+      }
+      if (waiting.high.has(key) || (priority === 'low' && waiting.low.has(key))) return;
+      const since = waiting.low.get(key) ?? now();
+      waiting.low.delete(key);
+      waiting[priority].set(key, since);
+      observer?.added();
+      observeDepth();
+      const taker = takers.shift();
+      if (taker) taker(next());
+    },
+    addAfter(key, delayMs) {
+      if (closed) return;
+      const at = now() + delayMs;
+      const earlier = delayed.get(key);
+      if (earlier && earlier.at <= at) return;
+      clearTimeout(earlier?.timer);
+      const timer = setTimeout(() => {
+        delayed.delete(key);
+        queue.add(key);
+      }, delayMs);
+      delayed.set(key, { at, timer });
+    },
+    retry(key) {
+      const count = failures.get(key) ?? 0;
+      failures.set(key, count + 1);
+      observer?.retried();
+      queue.addAfter(key, Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** count) * (0.5 + random() / 2));
+    },
+    forget: key => void failures.delete(key),
+    take() {
+      if (closed) return Promise.resolve(undefined);
+      const key = next();
+      if (key !== undefined) return Promise.resolve(key);
+      return new Promise(resolve => {
+        takers.push(resolve);
+      });
+    },
+    done(key) {
+      const since = working.get(key);
+      if (since === undefined) return;
+      working.delete(key);
+      observer?.worked((now() - since) / 1000);
+      const again = dirty.get(key);
+      dirty.delete(key);
+      if (again) queue.add(key, again);
+    },
+    close() {
+      closed = true;
+      for (const { timer } of delayed.values()) clearTimeout(timer);
+      delayed.clear();
+      waiting.high.clear();
+      waiting.low.clear();
+      dirty.clear();
+      for (const taker of takers.splice(0)) taker(undefined);
+    },
+    size: () => waiting.high.size + waiting.low.size + working.size,
+    // Work is inserted in order of its start.
+    oldestWork: () => working.values().next().value,
+  };
+  return queue;
+}
