@@ -1,0 +1,25 @@
+import { defineConfig } from 'vitest/config';
+
+const project = (name: string, options: object) => ({
+  test: { name, include: [`test/${name}/**/*.test.ts`], ...options },
+});
+
+export default defineConfig({
+  test: {
+    projects: [
+      project('unit', {}),
+      project('api', {
+        globalSetup: ['test/support/control-plane.setup.ts'],
+        testTimeout: 60_000,
+        hookTimeout: 60_000,
+      }),
+      project('cluster', { testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false }),
+      project('e2e', {
+        globalSetup: ['test/support/node.setup.ts'],
+        testTimeout: 180_000,
+        hookTimeout: 300_000,
+        fileParallelism: false,
+      }),
+    ],
+  },
+});
