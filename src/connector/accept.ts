@@ -4,22 +4,35 @@ import type { Finding, PersonalConnector } from '../api/connector.ts';
 import { rejected } from './plan.ts';
 import type { ConnectorStore } from './stores.ts';
 
-/** Rejects a connector that pins an id which an older one pins already; with equal ages the smaller UID came first. */
+/** Rejects a connector that pins an id which an older one pins already. */
 export function checkIdentifier(
   connector: PersonalConnector,
   connectors: Pick<ConnectorStore, 'byIndex'>,
 ): Finding<'Accepted'> | undefined {
   const { id } = connector.spec;
   if (id === undefined) return undefined;
-  const age = ({ metadata }: PersonalConnector): string => `${metadata.creationTimestamp} ${metadata.uid}`;
-  const older = connectors
-    .byIndex('id', id)
-    .filter(other => other.metadata.uid !== connector.metadata.uid && age(other) < age(connector))
-    .sort((a, b) => (age(a) < age(b) ? -1 : 1))[0];
+  const older = connectors.byIndex('id', id).find(other => comesBefore(other, connector));
   if (!older) return undefined;
   const { namespace, name } = older.metadata;
   return rejected(
     'IdConflict',
     `spec.id ${JSON.stringify(id)} is taken by the older connector ${name} in namespace ${namespace}: make this one anew with another id, or delete that one`,
   );
+}
+
+/**
+ * Whether one connector is older than another. Kubernetes tells ages in whole seconds: within one, whoever was accepted
+ * already keeps the id, and else the smaller UID has it.
+ */
+function comesBefore(one: PersonalConnector, other: PersonalConnector): boolean {
+  if (one.metadata.uid === other.metadata.uid) return false;
+  if (one.metadata.creationTimestamp !== other.metadata.creationTimestamp) {
+    return one.metadata.creationTimestamp < other.metadata.creationTimestamp;
+  }
+  const [hasIt, otherHasIt] = [isAccepted(one), isAccepted(other)];
+  return hasIt === otherHasIt ? one.metadata.uid < other.metadata.uid : hasIt;
+}
+
+function isAccepted({ status }: PersonalConnector): boolean {
+  return status?.conditions?.some(({ type, status: state }) => type === 'Accepted' && state === 'True') ?? false;
 }

@@ -3,7 +3,14 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { ANNOTATION, LABEL, OPERATOR, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
-import type { Declared, KubeObject, ObjectMeta, OwnerReference, ResourceType } from '../api/meta.ts';
+import {
+  apiVersionOf,
+  type Declared,
+  type KubeObject,
+  type ObjectMeta,
+  type OwnerReference,
+  type ResourceType,
+} from '../api/meta.ts';
 import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
 
 export const DEPLOYMENTS = { group: 'apps', version: 'v1', plural: 'deployments', kind: 'Deployment' } as const;
@@ -160,11 +167,11 @@ function projectMeta({ metadata }: Raw): ObjectMeta {
   };
 }
 
-/** Keeps what reconciles read; managedFields alone would double the size of a cache. List items lack their kind. */
+/** Keeps what reconciles read; managedFields alone would double the size of a cache. List items lack their type. */
 export const projectChild =
   (type: ResourceType) =>
   (raw: Raw): Child => ({
-    apiVersion: raw.apiVersion,
+    apiVersion: apiVersionOf(type),
     kind: type.kind,
     metadata: projectMeta(raw),
     ...(raw.spec && { spec: raw.spec }),
@@ -197,7 +204,7 @@ export function projectPod(raw: Raw): Pod {
 
 export function projectConnector(raw: PersonalConnector): PersonalConnector {
   return {
-    apiVersion: 'connectors.aitronos.com/v1',
+    apiVersion: apiVersionOf(PERSONAL_CONNECTORS),
     kind: PERSONAL_CONNECTORS.kind,
     metadata: projectMeta(raw),
     spec: raw.spec,

@@ -186,8 +186,10 @@ export function deploymentState(deployment: Deployment | undefined, pods: readon
   const { spec, status = {}, metadata } = deployment;
   const wanted = spec.replicas ?? 1;
   const { updatedReplicas = 0, availableReplicas = 0, replicas = 0 } = status;
-  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0))
-    return progressing('the Deployment is being rolled out');
+  const waiting = progressing(
+    wanted === 1 ? 'waiting for the Pod to become ready' : `waiting for all of ${wanted} Pods to become ready`,
+  );
+  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) return waiting;
   if (wanted === 0) return found('True', 'ScaledToZero', 'the Deployment is scaled to zero');
   if (updatedReplicas === wanted && availableReplicas === wanted && replicas === wanted) {
     return found('True', 'Available', wanted === 1 ? 'the Pod is ready' : `all ${wanted} Pods are ready`);
@@ -210,9 +212,7 @@ export function deploymentState(deployment: Deployment | undefined, pods: readon
       `no progress within the Deployment's deadline: see the Pods of Deployment ${metadata.name}`,
     );
   }
-  return progressing(
-    wanted === 1 ? 'waiting for the Pod to become ready' : `waiting for all of ${wanted} Pods to become ready`,
-  );
+  return waiting;
 }
 
 /** Why a Pod will not become ready by waiting alone, or undefined. */

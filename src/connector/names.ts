@@ -8,7 +8,7 @@ import type { ObjectMeta } from '../api/meta.ts';
 const DNS_LABEL = { pattern: /^[a-z]([a-z0-9-]*[a-z0-9])?$/, most: 63 };
 
 /** The name itself if it is fit, else a readable part of it and a hash of all of it. */
-function fit(name: string, pattern: RegExp, most: number, illegal: RegExp): string {
+function bounded(name: string, pattern: RegExp, most: number, illegal: RegExp): string {
   if (name.length <= most && pattern.test(name)) return name;
   const hash = createHash('sha256').update(name).digest('hex').slice(0, 10);
   const readable = name
@@ -21,17 +21,17 @@ function fit(name: string, pattern: RegExp, most: number, illegal: RegExp): stri
 
 /** The name of a connector's Deployment, Service and NetworkPolicy, from the connector's name. */
 export function childName(connector: string): string {
-  return fit(connector, DNS_LABEL.pattern, DNS_LABEL.most, /[^a-z0-9-]/g);
+  return bounded(connector, DNS_LABEL.pattern, DNS_LABEL.most, /[^a-z0-9-]/g);
 }
 
 /** A label value made of any text: 63 characters, letters or digits at both ends. */
 export function labelValue(text: string): string {
-  return fit(text, /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/, 63, /[^a-z0-9._-]/g);
+  return bounded(text, /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/, 63, /[^a-z0-9._-]/g);
 }
 
 /** The Secret that a catalog entry with required keys reads, unless spec.hosting.envFrom names others. */
 export function credentialsSecret(connector: string): string {
-  return fit(`${connector}-credentials`, /^/, 253, /[^a-z0-9.-]/g);
+  return bounded(`${connector}-credentials`, /^/, 253, /[^a-z0-9.-]/g);
 }
 
 /** What selects a connector's Pods. Selectors cannot be changed later: nothing in here may depend on the spec. */

@@ -58,9 +58,11 @@ export function startController(options: ControllerOptions): { done: Promise<voi
   async function work(): Promise<void> {
     for (let key = await queue.take(); key !== undefined; key = await queue.take()) {
       const start = performance.now();
-      observer?.active((active += 1));
+      active += 1;
+      observer?.active(active);
       const result = await once(key);
-      observer?.active((active -= 1));
+      active -= 1;
+      observer?.active(active);
       observer?.reconciled(result, (performance.now() - start) / 1000);
       queue.done(key);
     }

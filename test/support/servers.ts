@@ -13,13 +13,13 @@ export interface TestServer {
 }
 
 /** Serves plain HTTP with a handler. */
-export async function startHttp(handler: RequestListener): Promise<TestServer> {
+export async function startHttp(handler: RequestListener, at = 0): Promise<TestServer> {
   const requests: TestServer['requests'] = [];
   const server = createServer((request, response) => {
     requests.push({ method: request.method ?? '', path: request.url ?? '', headers: request.headers });
     void handler(request, response);
   });
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>(resolve => server.listen(at, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
   return {
     port,
@@ -51,6 +51,8 @@ export interface McpOptions {
   authorization?: string;
   /** A path that answers 307 to /mcp. */
   redirectFrom?: string;
+  /** A free one if absent. */
+  port?: number;
 }
 
 /** A real MCP server of the official SDK. `sessions` counts those that are open (legacy era). */
@@ -96,7 +98,7 @@ export async function startMcp(
     }
     const request = await toRequest(incoming);
     await send(outgoing, await (era === 'legacy' ? withSession(request) : stateless.fetch(request)));
-  });
+  }, options.port);
   return {
     ...server,
     tools,
