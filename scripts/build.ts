@@ -5,9 +5,9 @@ import { build } from 'esbuild';
 
 const root = dirname(import.meta.dirname);
 
-/** Writes dist/operator.js and gives its path. */
+/** Writes dist/operator.mjs and gives its path. */
 export async function bundle(): Promise<string> {
-  const outfile = join(root, 'dist', 'operator.js');
+  const outfile = join(root, 'dist', 'operator.mjs');
   rmSync(dirname(outfile), { recursive: true, force: true });
   await build({
     entryPoints: [join(root, 'src', 'main.ts')],

@@ -102,7 +102,10 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
   };
 }
 
-/** Environment in a fixed order: what comes later in it overrides what comes before. */
+/**
+ * Environment in a fixed order. The Secret of an entry with required keys gives all of its keys; the required ones are
+ * named as well, since only of a named key the kubelet tells that it is missing.
+ */
 function environment(
   name: string,
   hosting: HostingSpec,
@@ -123,7 +126,7 @@ function environment(
         .map(key => ({ name: key, valueFrom: { secretKeyRef: { name: secret, key } } })),
       ...own,
     ],
-    envFrom: hosting.envFrom ?? [],
+    envFrom: hosting.envFrom ?? (required.length > 0 ? [{ secretRef: { name: secret } }] : []),
   };
 }
 

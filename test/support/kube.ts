@@ -45,6 +45,40 @@ export function connect(kubeconfig: string): Api {
   };
 }
 
+/** Keeps telling what objects there are, at once and after each change, until stopped. */
+export function watchObjects<T extends KubeObject>(
+  api: Api,
+  type: ResourceType,
+  scope: Scope,
+  tell: (objects: T[]) => void,
+): { stop(): Promise<void> } {
+  const store = createStore<T>();
+  const stop = new AbortController();
+  const look = (): void => tell([...store.values()]);
+  store.subscribe(look);
+  const reflector = startReflector<T>({
+    client: api.client,
+    type,
+    scope,
+    store,
+    // Cluster-scoped objects have no namespace; list items no kind.
+    project: (raw: T) => ({
+      ...raw,
+      kind: type.kind,
+      metadata: { ...raw.metadata, namespace: String(scope.namespace) },
+    }),
+    signal: AbortSignal.any([stop.signal, api.signal]),
+    onError: error => console.error(`watch of ${type.plural}:`, error),
+  });
+  void reflector.synced.then(look);
+  return {
+    stop() {
+      stop.abort();
+      return reflector.done;
+    },
+  };
+}
+
 /**
  * Waits until the object of this name is as wanted (undefined: it is not there) and gives it. Watches; the test's own
  * time limit ends it.
@@ -56,35 +90,15 @@ export async function until<T extends KubeObject>(
   name: string,
   wanted: (object: T | undefined) => boolean,
 ): Promise<T> {
-  const store = createStore<T>();
-  const stop = new AbortController();
-  const key = `${scope.namespace}/${name}`;
-  const found = new Promise<T>(resolve => {
-    const look = (): void => {
-      const object = store.get(key);
-      if (wanted(object)) resolve(object as T);
-    };
-    store.subscribe(look);
-    const reflector = startReflector<T>({
-      client: api.client,
-      type,
-      scope,
-      store,
-      // Cluster-scoped objects have no namespace; list items no kind.
-      project: (raw: T) => ({
-        ...raw,
-        kind: type.kind,
-        metadata: { ...raw.metadata, namespace: String(scope.namespace) },
-      }),
-      signal: AbortSignal.any([stop.signal, api.signal]),
-      onError: error => console.error('until:', error),
-    });
-    void reflector.synced.then(look);
+  const found = Promise.withResolvers<T>();
+  const view = watchObjects<T>(api, type, scope, objects => {
+    const object = objects.find(({ metadata }) => metadata.name === name);
+    if (wanted(object)) found.resolve(object as T);
   });
   try {
-    return await found;
+    return await found.promise;
   } finally {
-    stop.abort();
+    await view.stop();
   }
 }
 

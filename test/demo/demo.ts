@@ -1,0 +1,156 @@
+/**
+ * The whole product on a real node: images built here, the chart installed by Helm, servers to connect to. What
+ * `npm start` shows and the e2e tests use.
+ */
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { dump } from 'js-yaml';
+import { bundle } from '../../scripts/build.ts';
+import { resolveBinaries } from '../cluster/binaries.ts';
+import { buildImage, type Image } from '../cluster/images.ts';
+import { type Node, startNode } from '../cluster/node.ts';
+
+const root = dirname(dirname(import.meta.dirname));
+export const OPERATOR_NAMESPACE = 'connectors-system';
+export const OPERATOR_DEPLOYMENT = 'personal-connector-operator';
+
+export interface DemoOptions {
+  internet?: boolean;
+  signal: AbortSignal;
+  progress: (line: string) => void;
+}
+
+export interface Demo {
+  node: Node;
+  /** Image and catalog values that this machine's images need; pass them to further `helm` calls. */
+  values: string;
+  kubectl(...args: string[]): Promise<string>;
+  kubectlApply(manifest: string): Promise<void>;
+  helm(...args: string[]): Promise<string>;
+  stop(): Promise<void>;
+}
+
+/** Brings everything up; ready when the operator is Available and the other servers answer. */
+export async function startDemo({ internet = false, signal, progress }: DemoOptions): Promise<Demo> {
+  const [images, { kubectl, helm }, node] = await settle(
+    [
+      buildImages({ signal, progress }),
+      resolveBinaries(['kubectl', 'helm'], { signal, progress }),
+      startNode({ internet, signal, progress }),
+    ] as const,
+    started => started.stop(),
+  );
+
+  const temporary = mkdtempSync(join(tmpdir(), 'pco-demo-'));
+  const stop = async (): Promise<void> => {
+    rmSync(temporary, { recursive: true, force: true });
+    await node.stop();
+  };
+  try {
+    const values = join(temporary, 'values.yaml');
+    writeFileSync(values, dump(chartValues(images)));
+    const env = {
+      ...process.env,
+      KUBECONFIG: node.kubeconfig,
+      HELM_CACHE_HOME: temporary,
+      HELM_CONFIG_HOME: temporary,
+      HELM_DATA_HOME: temporary,
+    };
+    const run =
+      (command: string) =>
+      (...args: string[]) =>
+        node.exec(command, args, { env });
+    const demo: Demo = {
+      node,
+      values,
+      kubectl: run(kubectl),
+      helm: run(helm),
+      kubectlApply: async manifest => {
+        await node.exec(kubectl, ['apply', '--server-side', '-f', '-'], { env, input: manifest });
+      },
+      stop,
+    };
+
+    progress('loading the images into the node…');
+    await Promise.all(Object.values(images).map(({ archive }) => node.loadImage(archive)));
+    await demo.kubectl('create', 'namespace', OPERATOR_NAMESPACE);
+    await demo.kubectl('label', 'namespace', OPERATOR_NAMESPACE, 'pod-security.kubernetes.io/enforce=restricted');
+    await demo.kubectlApply(
+      readFileSync(join(import.meta.dirname, 'tools.yaml'), 'utf8').replaceAll('IMAGE', images.everything.image),
+    );
+    progress('installing the operator with Helm…');
+    const chart = join(root, 'charts', 'personal-connector-operator');
+    await demo.helm(
+      'install',
+      OPERATOR_DEPLOYMENT,
+      chart,
+      '-n',
+      OPERATOR_NAMESPACE,
+      '-f',
+      values,
+      '--wait',
+      '--timeout',
+      '120s',
+    );
+    await demo.kubectl('-n', 'tools', 'wait', '--for=condition=Available', 'deployment', '--all', '--timeout=120s');
+    return demo;
+  } catch (error) {
+    await stop();
+    throw node.failed.aborted ? node.failed.reason : error;
+  }
+}
+
+type Images = Record<'operator' | 'jira' | 'everything', Image>;
+
+async function buildImages(options: { signal: AbortSignal; progress: (line: string) => void }): Promise<Images> {
+  const dir = (name: string): string => join(root, 'test', 'cluster', 'images', name);
+  const source = (name: string, context: string, bases: Parameters<typeof buildImage>[0]['bases']) => ({
+    name,
+    context,
+    dockerfile: join(context, 'Dockerfile'),
+    ...(bases && { bases }),
+  });
+  const everything = await buildImage(
+    source('everything', dir('everything'), { BASE: 'node', BUILD: 'node-build' }),
+    options,
+  );
+  const jira = await buildImage(source('jira', dir('jira'), { BASE: 'python', BUILD: 'python-build' }), options);
+  const context = mkdtempSync(join(tmpdir(), 'pco-image-'));
+  try {
+    mkdirSync(join(context, 'dist'));
+    cpSync(await bundle(), join(context, 'dist', 'operator.mjs'));
+    cpSync(join(root, 'Dockerfile'), join(context, 'Dockerfile'));
+    return { operator: await buildImage(source('operator', context, { BASE: 'node' }), options), jira, everything };
+  } finally {
+    rmSync(context, { recursive: true, force: true });
+  }
+}
+
+/** What differs from the chart's defaults: images that are here, and leave to reach the servers in namespace `tools`. */
+function chartValues({ operator, jira }: Images): object {
+  const split = ({ image }: Image): [string, string] => {
+    const colon = image.lastIndexOf(':');
+    return [image.slice(0, colon), image.slice(colon + 1)];
+  };
+  const [repository, tag] = split(operator);
+  const [jiraImage, defaultVersion] = split(jira);
+  return {
+    image: { repository, tag },
+    catalog: { jira: { image: jiraImage, defaultVersion } },
+    addressPolicy: { allowHosts: ['*.tools.svc.cluster.local'] },
+  };
+}
+
+/** Like Promise.all, but when one fails the last one, if it came up, is ended. */
+async function settle<A, B, C>(
+  promises: readonly [Promise<A>, Promise<B>, Promise<C>],
+  end: (started: C) => Promise<void>,
+): Promise<[A, B, C]> {
+  try {
+    return await Promise.all(promises);
+  } catch (error) {
+    await promises[2].then(end, () => {});
+    throw error;
+  }
+}
