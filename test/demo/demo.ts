@@ -23,6 +23,7 @@ export interface DemoOptions {
 
 export interface Demo {
   node: Node;
+  images: Images;
   /** Image and catalog values that this machine's images need; pass them to further `helm` calls. */
   values: string;
   kubectl(...args: string[]): Promise<string>;
@@ -63,6 +64,7 @@ export async function startDemo({ internet = false, signal, progress }: DemoOpti
         node.exec(command, args, { env });
     const demo: Demo = {
       node,
+      images,
       values,
       kubectl: run(kubectl),
       helm: run(helm),
@@ -101,7 +103,7 @@ export async function startDemo({ internet = false, signal, progress }: DemoOpti
   }
 }
 
-type Images = Record<'operator' | 'jira' | 'everything', Image>;
+export type Images = Record<'operator' | 'jira' | 'everything', Image>;
 
 async function buildImages(options: { signal: AbortSignal; progress: (line: string) => void }): Promise<Images> {
   const dir = (name: string): string => join(root, 'test', 'cluster', 'images', name);
@@ -128,7 +130,7 @@ async function buildImages(options: { signal: AbortSignal; progress: (line: stri
 }
 
 /** What differs from the chart's defaults: images that are here, and leave to reach the servers in namespace `tools`. */
-function chartValues({ operator, jira }: Images): object {
+function chartValues({ operator, jira, everything }: Images): object {
   const split = ({ image }: Image): [string, string] => {
     const colon = image.lastIndexOf(':');
     return [image.slice(0, colon), image.slice(colon + 1)];
@@ -139,6 +141,7 @@ function chartValues({ operator, jira }: Images): object {
     image: { repository, tag },
     catalog: { jira: { image: jiraImage, defaultVersion } },
     addressPolicy: { allowHosts: ['*.tools.svc.cluster.local'] },
+    allowedImages: [`${everything.image.split(':')[0]}:*`, 'registry.invalid/*'],
   };
 }
 

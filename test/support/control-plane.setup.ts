@@ -13,7 +13,7 @@ declare module 'vitest' {
   }
 }
 
-export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+export async function setup(project: TestProject): Promise<() => Promise<void>> {
   const abort = new AbortController();
   const cluster = await startControlPlane({ kwok: true, signal: abort.signal, progress: line => console.log(line) });
   const api = connect(cluster.kubeconfig);

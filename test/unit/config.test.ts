@@ -1,0 +1,265 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type Config, ConfigError, readConfig, USAGE } from '../../src/config.ts';
+
+let dir = '';
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'pco-config-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+let files = 0;
+function file(text: string): string {
+  files += 1;
+  const path = join(dir, `${files}.yaml`);
+  writeFileSync(path, text);
+  return path;
+}
+
+function read(args: string[] = [], env: Record<string, string> = {}): Config {
+  const config = readConfig(args, env);
+  if (config === 'help') throw new Error('asked for help');
+  return config;
+}
+
+/** The message for the person who starts the operator. */
+function complaint(args: string[], env: Record<string, string> = {}): string {
+  try {
+    readConfig(args, env);
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConfigError);
+    return (error as Error).message;
+  }
+  throw new Error('nothing was complained about');
+}
+
+describe('the settings', () => {
+  it('are these when nothing is said', () => {
+    expect(read()).toEqual({
+      logLevel: 'info',
+      host: '0.0.0.0',
+      port: 8080,
+      workers: 16,
+      podName: 'local',
+      policy: {
+        catalog: {},
+        allowedImages: [],
+        addressPolicy: { allowCidrs: [], allowHosts: [] },
+        readSecrets: false,
+        clusterDomain: 'cluster.local',
+        probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2 },
+      },
+    });
+  });
+
+  it('cannot be changed', () => {
+    expect(Object.isFrozen(read())).toBe(true);
+  });
+
+  it('come from the environment', () => {
+    const env = {
+      LOG_LEVEL: 'debug',
+      HEALTH_HOST: '127.0.0.1',
+      HEALTH_PORT: '9090',
+      WORKERS: '4',
+      WATCH_NAMESPACE: 'team',
+      POD_NAME: 'pod-1',
+      POD_NAMESPACE: 'system',
+    };
+    expect(read([], env)).toMatchObject({
+      logLevel: 'debug',
+      host: '127.0.0.1',
+      port: 9090,
+      workers: 4,
+      namespace: 'team',
+      podName: 'pod-1',
+      podNamespace: 'system',
+    });
+  });
+
+  it('come from flags before the environment', () => {
+    const env = {
+      LOG_LEVEL: 'debug',
+      HEALTH_HOST: '127.0.0.1',
+      HEALTH_PORT: '9090',
+      WORKERS: '4',
+      WATCH_NAMESPACE: 'team',
+      CONFIG_FILE: file('clusterDomain: from.env'),
+    };
+    const flags = ['--log-level', 'warn', '--host', '::1', '--port', '0', '--workers', '1', '--namespace', 'mine'];
+    expect(read([...flags, '--config', file('clusterDomain: from.flag')], env)).toMatchObject({
+      logLevel: 'warn',
+      host: '::1',
+      port: 0,
+      workers: 1,
+      namespace: 'mine',
+      policy: { clusterDomain: 'from.flag' },
+    });
+    expect(read([], env).policy.clusterDomain).toBe('from.env');
+  });
+
+  it('are of all namespaces when WATCH_NAMESPACE is empty, as a chart leaves it', () => {
+    expect(read([], { WATCH_NAMESPACE: '' }).namespace).toBeUndefined();
+  });
+});
+
+describe('the file', () => {
+  const FULL = `
+    catalog:
+      jira: { image: r.example.com/jira, defaultVersion: '2.0' }
+    allowedImages: [ghcr.io/a/*]
+    addressPolicy: { allowCidrs: [10.0.0.0/8], allowHosts: [a.internal] }
+    readSecrets: true
+    probe: { intervalSeconds: 60 }
+  `;
+
+  it('gives the policy, and defaults what it leaves out', () => {
+    expect(read(['--config', file(FULL)]).policy).toMatchObject({
+      catalog: { jira: { image: 'r.example.com/jira', port: 8000 } },
+      allowedImages: ['ghcr.io/a/*'],
+      addressPolicy: { allowCidrs: ['10.0.0.0/8'], allowHosts: ['a.internal'] },
+      readSecrets: true,
+      probe: { intervalSeconds: 60, timeoutSeconds: 10 },
+    });
+  });
+
+  it('may say nothing', () => {
+    expect(read(['--config', file('{}')])).toEqual(read());
+    expect(read(['--config', file('---\n')])).toEqual(read());
+  });
+
+  it('is added to by flags that may come again', () => {
+    const flags = ['--allow-cidr', 'fd00::/8', '--allow-cidr', '192.168.0.0/16', '--allow-host', '*.corp'];
+    const { allowedImages, addressPolicy } = read([
+      ...flags,
+      '--allow-image',
+      'quay.io/*',
+      '--config',
+      file(FULL),
+    ]).policy;
+    expect(allowedImages).toEqual(['ghcr.io/a/*', 'quay.io/*']);
+    expect(addressPolicy).toEqual({
+      allowCidrs: ['10.0.0.0/8', 'fd00::/8', '192.168.0.0/16'],
+      allowHosts: ['a.internal', '*.corp'],
+    });
+  });
+
+  it('has its catalog replaced by the one of --catalog', () => {
+    const catalog = file("clickup: { image: r.example.com/clickup, defaultVersion: '1.0' }");
+    const { policy } = read(['--config', file(FULL), '--catalog', catalog]);
+    expect(Object.keys(policy.catalog)).toEqual(['clickup']);
+    expect(policy.readSecrets).toBe(true);
+  });
+});
+
+describe('a mistake', () => {
+  it('in a flag is named', () => {
+    expect(complaint(['--wat'])).toMatch(/'--wat'.*; see --help$/s);
+    expect(complaint(['--port'])).toMatch(/--port.*; see --help$/s);
+    expect(complaint(['stray'])).toMatch(/stray.*; see --help$/s);
+  });
+
+  it.each([
+    [['--port', '70000'], {}, 'port'],
+    [['--port', 'http'], {}, 'port'],
+    [['--workers', '0'], {}, 'workers'],
+    [['--workers', '1.5'], {}, 'workers'],
+    [['--log-level', 'loud'], {}, 'logLevel'],
+    [[], { WORKERS: 'many' }, 'workers'],
+    [['--namespace', ''], {}, 'namespace'],
+  ])('in a setting, %j %j, names it', (args, env, path) => {
+    expect(complaint(args, env)).toMatch(new RegExp(`^setting is not valid:\n {2}${path}: \\S`));
+  });
+
+  it('in the file names the file and the path', () => {
+    const path = file("catalog: { jira: { image: x, defaultVersion: '1', port: 70000 } }\nprobe: { interval: 5 }");
+    const lines = complaint(['--config', path]).split('\n');
+    expect(lines[0]).toBe(`${path} is not valid:`);
+    expect(lines.slice(1).map(line => line.trim().split(':')[0])).toEqual(['catalog.jira.port', 'probe']);
+  });
+
+  it.each([
+    ['- a list', '(top)'],
+    ['just text', '(top)'],
+    ['katalog: {}', '(top)'],
+  ])('of the whole file, %j, names the file', (text, where) => {
+    const path = file(text);
+    expect(complaint([], { CONFIG_FILE: path })).toContain(`${path} is not valid:\n  ${where}: `);
+  });
+
+  it('in YAML names the file and the line', () => {
+    const path = file('catalog:\n  a: [1\n  b: 2\n');
+    expect(complaint(['--config', path])).toMatch(new RegExp(`^${path} cannot be read: [\\s\\S]*\\(?3:`));
+  });
+
+  it('in the name of the file is named', () => {
+    expect(complaint(['--config', '/no/such/file.yaml'])).toMatch(/^\/no\/such\/file\.yaml cannot be read: ENOENT/);
+    expect(complaint(['--catalog', '/no/such/catalog.yaml'])).toMatch(/^\/no\/such\/catalog\.yaml cannot be read/);
+  });
+
+  it('in the catalog file names that file and the entry', () => {
+    const path = file("jira: { image: 'a b', defaultVersion: '1' }");
+    expect(complaint(['--catalog', path])).toMatch(new RegExp(`^${path} is not valid:\n.*jira\\.image: `));
+  });
+});
+
+describe('--help', () => {
+  it('comes before every mistake but one in flags', () => {
+    expect(readConfig(['--help', '--config', '/no/such/file'], { WORKERS: 'x' })).toBe('help');
+  });
+
+  it('tells each flag and variable that is read', () => {
+    const flags = [
+      '--config FILE',
+      '--catalog FILE',
+      '--allow-cidr RANGE',
+      '--allow-host NAME',
+      '--allow-image PATTERN',
+      '--namespace NAME',
+      '--host ADDRESS',
+      '--port PORT',
+      '--workers N',
+      '--log-level LEVEL',
+      '--help',
+    ];
+    const variables = ['CONFIG_FILE', 'WATCH_NAMESPACE', 'HEALTH_HOST', 'HEALTH_PORT', 'WORKERS', 'LOG_LEVEL'];
+    for (const text of [...flags, ...variables.map(name => `[${name}]`), 'KUBECONFIG']) expect(USAGE).toContain(text);
+    for (const line of USAGE.split('\n')) expect(line.length).toBeLessThanOrEqual(120);
+  });
+});
+
+describe('found wrong', () => {
+  it.each([
+    [['--log-level', 'loud'], {}, 'loud'],
+    [['--port', '70000'], {}, '70000'],
+    [[], { WORKERS: 'many' }, 'many'],
+  ])('shows the value that it complains about: %j %j', (args, env, value) => {
+    expect(complaint(args, env)).toContain(value);
+  });
+
+  it('shows the value in a file that it complains about', () => {
+    const path = file("catalog: { jira: { image: x, defaultVersion: '1', port: 70000 } }");
+    expect(complaint(['--config', path])).toContain('70000');
+  });
+
+  it.each(['HEALTH_PORT', 'WORKERS', 'LOG_LEVEL', 'POD_NAME', 'POD_NAMESPACE', 'CONFIG_FILE'])(
+    'takes an empty %s for none, as it does with WATCH_NAMESPACE',
+    name => {
+      expect(read([], { [name]: '' })).toEqual(read());
+    },
+  );
+
+  it.each(['', '# nothing yet\n'])(
+    'takes a file of %j, as a ConfigMap may hold it, for one that says nothing',
+    text => {
+      expect(read(['--config', file(text)])).toEqual(read());
+    },
+  );
+
+  it('names the path in the catalog file as it is written there', () => {
+    const path = file("jira: { image: 'a b', defaultVersion: '1' }");
+    expect(complaint(['--catalog', path])).toContain('\n  jira.image: ');
+  });
+});

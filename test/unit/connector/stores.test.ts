@@ -1,0 +1,119 @@
+import { describe, expect, it } from 'vitest';
+import type { PersonalConnector } from '../../../src/api/connector.ts';
+import type { PersonalConnectorSpec } from '../../../src/api/generated.ts';
+import { type Child, projectPod } from '../../../src/connector/children.ts';
+import { createStores, watchChanges } from '../../../src/connector/stores.ts';
+import { makeConnector, UID } from '../support.ts';
+
+function make() {
+  const stores = createStores();
+  const queued: string[] = [];
+  watchChanges(stores, (key, priority) => void queued.push(`${key} ${priority}`));
+  let version = 10;
+  const connector = (name: string, spec: Partial<PersonalConnectorSpec> = {}): PersonalConnector => {
+    version += 1;
+    return makeConnector('custom', spec, { metadata: { name, uid: `uid-${name}`, resourceVersion: String(version) } });
+  };
+  return { ...stores, queued, connector };
+}
+
+const child = (owner: { name: string; kind?: string; apiVersion?: string } | undefined, version = '5'): Child => ({
+  apiVersion: 'apps/v1',
+  kind: 'Deployment',
+  metadata: {
+    name: 'clickup',
+    namespace: 'team',
+    uid: 'child',
+    resourceVersion: version,
+    creationTimestamp: '2026-01-01T00:00:00Z',
+    ...(owner && {
+      ownerReferences: [
+        { apiVersion: 'connectors.aitronos.com/v1', kind: 'PersonalConnector', uid: UID, controller: true, ...owner },
+      ],
+    }),
+  },
+});
+
+describe('a change', () => {
+  it('of a connector concerns it: low at first sight, high later', () => {
+    const { connectors, queued, connector } = make();
+    connectors.upsert(connector('a'));
+    connectors.upsert(connector('a'));
+    connectors.remove(connector('a'));
+    expect(queued).toEqual(['team/a low', 'team/a high', 'team/a high']);
+  });
+
+  it('of a pinned id concerns all that pin the old or the new one', () => {
+    const { connectors, queued, connector } = make();
+    for (const [name, id] of [
+      ['a', 'pcon_x'],
+      ['b', 'pcon_x'],
+      ['c', 'pcon_y'],
+      ['d', 'pcon_z'],
+    ] as const) {
+      connectors.upsert(connector(name, { id }));
+    }
+    queued.length = 0;
+    connectors.upsert(connector('a', { id: 'pcon_y' }));
+    expect(new Set(queued)).toEqual(new Set(['team/a high', 'team/b high', 'team/c high']));
+    queued.length = 0;
+    connectors.remove(connector('a', { id: 'pcon_y' }));
+    expect(new Set(queued)).toEqual(new Set(['team/a high', 'team/c high']));
+    queued.length = 0;
+    connectors.upsert(connector('b', { id: 'pcon_x', description: 'new' }));
+    expect(queued).toEqual(['team/b high']);
+  });
+
+  it('of a child concerns its owners, the one that it lost as well', () => {
+    const { children, queued } = make();
+    children.Deployment.upsert(child({ name: 'a' }, '5'));
+    children.Deployment.upsert(child({ name: 'b' }, '6'));
+    children.Deployment.upsert(child(undefined, '7'));
+    children.Deployment.upsert(child({ name: 'a' }, '8'));
+    children.Deployment.remove(child({ name: 'a' }, '9'));
+    expect(queued).toEqual(['team/a high', 'team/a high', 'team/b high', 'team/b high', 'team/a high', 'team/a high']);
+  });
+
+  it.each([
+    ['of another kind', { name: 'a', kind: 'Deployment', apiVersion: 'apps/v1' }],
+    ['of another group', { name: 'a', apiVersion: 'example.com/v1' }],
+    ['of a group whose name begins like ours', { name: 'a', apiVersion: 'connectors.aitronos.com.evil.example/v1' }],
+  ])('of a child with an owner %s concerns nobody', (_what, owner) => {
+    const { children, queued } = make();
+    children.Service.upsert(child(owner));
+    expect(queued).toEqual([]);
+  });
+
+  it('of a Pod concerns the connector that it runs for, in its own namespace', () => {
+    const { connectors, pods, queued, connector } = make();
+    connectors.upsert(connector('a'));
+    connectors.upsert(connector('b'));
+    queued.length = 0;
+    const pod = (namespace: string, name: string, version: string) =>
+      projectPod({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: {
+          name: 'p',
+          namespace,
+          uid: 'p',
+          resourceVersion: version,
+          creationTimestamp: '2026-01-01T00:00:00Z',
+          labels: { app: 'x', 'connectors.aitronos.com/connector': name },
+        },
+      });
+    pods.upsert(pod('team', 'a', '5'));
+    pods.remove(pod('team', 'a', '6'));
+    pods.upsert(pod('other', 'a', '7'));
+    pods.upsert(pod('team', 'unknown', '8'));
+    expect(queued).toEqual(['team/a high', 'team/a high']);
+  });
+});
+
+describe('found wrong', () => {
+  it('lets the first sight of a connector with a pinned id wait behind changes as well', () => {
+    const { connectors, queued, connector } = make();
+    connectors.upsert(connector('a', { id: 'pcon_x' }));
+    expect(queued).toEqual(['team/a low']);
+  });
+});

@@ -1,0 +1,368 @@
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { createQueue, type Queue, type QueueObserver } from '../../../src/runtime/queue.ts';
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => {
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+
+/** The keys that can be taken without waiting, each given back at once unless `keep`. */
+async function drain(queue: Queue): Promise<string[]> {
+  const taken: string[] = [];
+  while (queue.size() > 0) {
+    const key = await queue.take();
+    if (key === undefined) break;
+    taken.push(key);
+    queue.done(key);
+  }
+  return taken;
+}
+
+describe('a queue', () => {
+  it('is first in, first out', async () => {
+    const queue = createQueue();
+    for (const key of ['a', 'b', 'c']) queue.add(key);
+    expect(await drain(queue)).toEqual(['a', 'b', 'c']);
+  });
+
+  it('holds a waiting key once, at its first place', async () => {
+    const queue = createQueue();
+    for (const key of ['a', 'b', 'a', 'a']) queue.add(key);
+    expect(queue.size()).toBe(2);
+    expect(await drain(queue)).toEqual(['a', 'b']);
+  });
+
+  it('serves high before low, and each in order', async () => {
+    const queue = createQueue();
+    queue.add('low-1', 'low');
+    queue.add('low-2', 'low');
+    queue.add('high-1');
+    queue.add('high-2', 'high');
+    expect(await drain(queue)).toEqual(['high-1', 'high-2', 'low-1', 'low-2']);
+  });
+
+  it('raises a waiting key, and never lowers it', async () => {
+    const queue = createQueue();
+    queue.add('a', 'low');
+    queue.add('b', 'low');
+    queue.add('b', 'high');
+    queue.add('b', 'low');
+    expect(queue.size()).toBe(2);
+    expect(await drain(queue)).toEqual(['b', 'a']);
+  });
+
+  it('never hands out a key twice at a time, and again when it was added meanwhile', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    expect(await queue.take()).toBe('a');
+    queue.add('a');
+    queue.add('a');
+    queue.add('b');
+    expect(await queue.take()).toBe('b');
+    const third = vi.fn();
+    void queue.take().then(third);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(third).not.toHaveBeenCalled();
+    queue.done('a');
+    await vi.advanceTimersByTimeAsync(0);
+    expect(third).toHaveBeenCalledExactlyOnceWith('a');
+    queue.done('a');
+    queue.done('b');
+    expect(queue.size()).toBe(0);
+  });
+
+  it('gives a key that was added meanwhile the highest priority that it was added with', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    await queue.take();
+    queue.add('b', 'low');
+    queue.add('c', 'high');
+    queue.add('a', 'high');
+    queue.add('a', 'low');
+    queue.done('a');
+    expect(await drain(queue)).toEqual(['c', 'a', 'b']);
+  });
+
+  it('serves those who wait in the order in which they came', async () => {
+    const queue = createQueue();
+    const takes = [queue.take(), queue.take()];
+    queue.add('a');
+    queue.add('b');
+    expect(await Promise.all(takes)).toEqual(['a', 'b']);
+    queue.done('a');
+    queue.done('b');
+  });
+
+  it('takes no harm from a key given back that nobody took', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    queue.done('a');
+    queue.done('b');
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it('counts what waits and what is worked on, and not what is delayed', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    queue.add('b', 'low');
+    queue.addAfter('c', 1_000);
+    await queue.take();
+    expect(queue.size()).toBe(2);
+    queue.close();
+  });
+
+  it('knows since when the oldest work is unfinished', async () => {
+    let now = 100;
+    const queue = createQueue(undefined, { now: () => now });
+    expect(queue.oldestWork()).toBeUndefined();
+    queue.add('a');
+    queue.add('b');
+    await queue.take();
+    now = 200;
+    await queue.take();
+    expect(queue.oldestWork()).toBe(100);
+    queue.done('a');
+    expect(queue.oldestWork()).toBe(200);
+    queue.done('b');
+    expect(queue.oldestWork()).toBeUndefined();
+  });
+});
+
+describe('a delay', () => {
+  it('adds its key when it is over', async () => {
+    const queue = createQueue();
+    queue.addAfter('a', 1_000);
+    await vi.advanceTimersByTimeAsync(999);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it.each([
+    [[1_000, 5_000], 1_000],
+    [[5_000, 1_000], 1_000],
+    [[3_000, 3_000], 3_000],
+  ])('of several, %j, is the shortest one, and adds once', async (delays, expected) => {
+    const queue = createQueue();
+    for (const delay of delays) queue.addAfter('a', delay);
+    await vi.advanceTimersByTimeAsync(expected - 1);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(queue.size()).toBe(0);
+  });
+
+  it('ends when its key is added otherwise', async () => {
+    const queue = createQueue();
+    queue.addAfter('a', 1_000);
+    queue.add('a');
+    expect(await drain(queue)).toEqual(['a']);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(queue.size()).toBe(0);
+  });
+
+  it('that ends while its key is worked on lets it come again', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    await queue.take();
+    queue.addAfter('a', 1_000);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(queue.size()).toBe(1);
+    queue.done('a');
+    expect(await drain(queue)).toEqual(['a']);
+  });
+});
+
+describe('the back-off of a key', () => {
+  /** How long each of some retries in a row waits. */
+  async function waits(random: number, retries: number): Promise<number[]> {
+    const queue = createQueue(undefined, { random: () => random });
+    const found: number[] = [];
+    for (let retry = 0; retry < retries; retry += 1) {
+      const start = Date.now();
+      queue.retry('a');
+      await vi.advanceTimersToNextTimerAsync();
+      found.push(Date.now() - start);
+      await drain(queue);
+    }
+    return found;
+  }
+
+  it.each([
+    ['at most', 0.999_999_999, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]],
+    ['at least', 0, [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 150, 150]],
+  ])('doubles from 1 s up to 5 min: %s', async (_bound, random, seconds) => {
+    const found = await waits(random, seconds.length);
+    expect(found.map(ms => Math.ceil(ms / 100) / 10)).toEqual(seconds);
+  });
+
+  it('does not overflow after very many failures', async () => {
+    const found = await waits(0, 1_100);
+    expect(found.at(-1)).toBe(150_000);
+  });
+
+  it('is its own, and ends with forget', async () => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    for (let retry = 0; retry < 4; retry += 1) {
+      queue.retry('a');
+      await vi.advanceTimersToNextTimerAsync();
+      await drain(queue);
+    }
+    queue.forget('a');
+    queue.retry('a');
+    queue.retry('b');
+    await vi.advanceTimersByTimeAsync(499);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a', 'b']);
+  });
+});
+
+describe('a queue that is closed', () => {
+  it('lets takers go, drops what waits, and takes nothing any more', async () => {
+    const queue = createQueue();
+    queue.add('working');
+    await queue.take();
+    const waiting = queue.take();
+    queue.add('again');
+    expect(await waiting).toBe('again');
+    const idle = queue.take();
+    queue.addAfter('delayed', 1_000);
+    queue.close();
+    expect(await idle).toBeUndefined();
+    queue.add('late');
+    queue.addAfter('late', 1);
+    queue.retry('late');
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(await queue.take()).toBeUndefined();
+    expect(queue.size()).toBe(2);
+    queue.done('working');
+    queue.done('again');
+    expect(queue.size()).toBe(0);
+  });
+
+  it('does not bring back what was added while it was worked on', async () => {
+    const queue = createQueue();
+    queue.add('a');
+    await queue.take();
+    queue.add('a');
+    queue.add('waiting');
+    queue.close();
+    queue.done('a');
+    expect(await queue.take()).toBeUndefined();
+    expect(queue.size()).toBe(0);
+  });
+});
+
+describe('the observer of a queue', () => {
+  it('is told of adds, depth, retries and times', async () => {
+    let now = 0;
+    const told: string[] = [];
+    const observer: QueueObserver = {
+      added: () => told.push('added'),
+      depth: waiting => told.push(`depth ${waiting}`),
+      retried: () => told.push('retried'),
+      waited: seconds => told.push(`waited ${seconds}`),
+      worked: seconds => told.push(`worked ${seconds}`),
+    };
+    const queue = createQueue(observer, { now: () => now });
+    queue.add('a', 'low');
+    now = 1_000;
+    queue.add('a', 'low');
+    queue.add('a', 'high');
+    now = 3_000;
+    await queue.take();
+    queue.add('a');
+    now = 8_000;
+    queue.done('a');
+    queue.retry('a');
+    queue.close();
+    expect(told).toEqual([
+      'added',
+      'depth 1',
+      // Raised to high: it has waited since it was first added.
+      'added',
+      'depth 1',
+      'waited 3',
+      'depth 0',
+      'worked 5',
+      'added',
+      'depth 1',
+      'retried',
+    ]);
+  });
+});
+
+describe('whatever is done with a queue', () => {
+  it('a key is in one hand at most, waits once at most, and none is lost', async () => {
+    const keys = fc.constantFrom('a', 'b', 'c', 'd');
+    const step = fc.oneof(
+      fc.record({ do: fc.constant('add' as const), key: keys, priority: fc.constantFrom('high', 'low') }),
+      fc.record({ do: fc.constant('addAfter' as const), key: keys, delay: fc.nat(100) }),
+      fc.record({ do: fc.constant('take' as const) }),
+      fc.record({ do: fc.constant('done' as const), nth: fc.nat(5) }),
+      fc.record({ do: fc.constant('pass' as const), ms: fc.nat(120) }),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 60 }), async steps => {
+        const queue = createQueue();
+        const inHand: string[] = [];
+        const twice: string[] = [];
+        /** Keys that were asked for after they were last handed out: each must come yet. */
+        const owed = new Set<string>();
+        let takers = 0;
+        const take = (): void => {
+          takers += 1;
+          void queue.take().then(key => {
+            takers -= 1;
+            if (key === undefined) return;
+            if (inHand.includes(key)) twice.push(key);
+            inHand.push(key);
+            owed.delete(key);
+          });
+        };
+        const giveBack = (nth: number): void => {
+          const [key] = inHand.splice(nth, 1);
+          if (key !== undefined) queue.done(key);
+        };
+        for (const step of steps) {
+          switch (step.do) {
+            case 'add':
+              owed.add(step.key);
+              queue.add(step.key, step.priority as 'high' | 'low');
+              break;
+            case 'addAfter':
+              owed.add(step.key);
+              queue.addAfter(step.key, step.delay);
+              break;
+            case 'take':
+              take();
+              break;
+            case 'done':
+              giveBack(step.nth);
+              break;
+            case 'pass':
+              await vi.advanceTimersByTimeAsync(step.ms);
+              break;
+          }
+          await vi.advanceTimersByTimeAsync(0);
+          expect(queue.size()).toBeLessThanOrEqual(4);
+        }
+        await vi.advanceTimersByTimeAsync(1_000);
+        for (let round = 0; round < 20; round += 1) {
+          while (inHand.length > 0) giveBack(0);
+          if (takers === 0) take();
+          await vi.advanceTimersByTimeAsync(0);
+        }
+        expect(twice).toEqual([]);
+        expect([...owed]).toEqual([]);
+        expect(queue.size()).toBe(0);
+        queue.close();
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
