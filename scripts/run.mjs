@@ -20,6 +20,7 @@ const tasks = {
   generate: ['scripts/generate.ts'],
   operator: ['src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
+  figures: ['test/bench/figures.ts'],
 };
 
 const [task, ...args] = process.argv.slice(2);

@@ -25,8 +25,6 @@ if (flags.help) {
 }
 
 const started = performance.now();
-// The cluster's processes do not keep this one alive.
-const alive = setInterval(() => {}, 60_000);
 const abort = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
@@ -40,8 +38,6 @@ try {
 } catch (error) {
   process.exitCode = 1;
   if (!abort.signal.aborted) process.stderr.write(`\nnpm start: ${error instanceof Error ? error.message : error}\n`);
-} finally {
-  clearInterval(alive);
 }
 
 async function main(): Promise<number> {

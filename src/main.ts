@@ -101,7 +101,8 @@ export async function startOperator({ kubeConfig, config, log, lookup }: Operato
   const ready = Promise.all(reflectors.map(reflector => reflector.synced)).then(() => {
     if (watching.signal.aborted) return;
     synced = true;
-    log.info({ connectors: stores.connectors.size() }, 'the caches are filled; reconciling begins');
+    const sinceStartMs = Math.round(performance.now());
+    log.info({ connectors: stores.connectors.size(), sinceStartMs }, 'the caches are filled; reconciling begins');
     controller = startController({
       queue,
       reconcile,

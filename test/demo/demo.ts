@@ -17,6 +17,8 @@ export const OPERATOR_DEPLOYMENT = 'personal-connector-operator';
 
 export interface DemoOptions {
   internet?: boolean;
+  /** Instead of the chart's default. */
+  probeIntervalSeconds?: number;
   signal: AbortSignal;
   progress: (line: string) => void;
 }
@@ -33,7 +35,8 @@ export interface Demo {
 }
 
 /** Brings everything up; ready when the operator is Available and the other servers answer. */
-export async function startDemo({ internet = false, signal, progress }: DemoOptions): Promise<Demo> {
+export async function startDemo(options: DemoOptions): Promise<Demo> {
+  const { internet = false, probeIntervalSeconds, signal, progress } = options;
   const [images, { kubectl, helm }, node] = await settle(
     [
       buildImages({ signal, progress }),
@@ -50,7 +53,13 @@ export async function startDemo({ internet = false, signal, progress }: DemoOpti
   };
   try {
     const values = join(temporary, 'values.yaml');
-    writeFileSync(values, dump(chartValues(images)));
+    writeFileSync(
+      values,
+      dump({
+        ...chartValues(images),
+        ...(probeIntervalSeconds && { probe: { intervalSeconds: probeIntervalSeconds } }),
+      }),
+    );
     const env = {
       ...process.env,
       KUBECONFIG: node.kubeconfig,

@@ -52,7 +52,7 @@ describe('the name of a child', () => {
 
   it('is another for another connector', () => {
     fc.assert(
-      fc.property(fc.uniqueArray(names, { minLength: 2, maxLength: 8 }), all => {
+      fc.property(fc.uniqueArray(names, { minLength: 2, maxLength: 5 }), all => {
         expect(new Set(all.map(childName)).size).toBe(all.length);
       }),
     );

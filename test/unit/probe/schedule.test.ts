@@ -294,15 +294,14 @@ describe('a target that changes', () => {
     expect(probes).toHaveLength(3);
   });
 
-  it('starts its thresholds anew', async () => {
-    const { scheduler, script, reason } = make();
-    script.push(GOOD, BAD, GOOD, BAD);
-    scheduler.set('a', makeTarget({ failureThreshold: 2 }));
-    await pass(MINUTE);
-    scheduler.set('a', makeTarget({ failureThreshold: 2, fingerprint: 'two' }));
-    await now();
-    await pass(MINUTE);
-    expect(reason()).toBe('Answered');
+  it('starts its back-off anew', async () => {
+    const { scheduler, script, times } = make();
+    script.push(BAD, BAD, BAD, BAD);
+    scheduler.set('a', makeTarget());
+    await pass(15_000);
+    scheduler.set('a', makeTarget({ fingerprint: 'two' }));
+    await pass(5_000);
+    expect(times()).toEqual([0, 5_000, 15_000, 15_000, 20_000]);
   });
 
   it('is probed with its new settings, even if its result still stands', async () => {
