@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { load } from 'js-yaml';
+import { loadAll } from 'js-yaml';
 import { z } from 'zod';
 import { type Policy, policySchema } from './connector/policy.ts';
 
@@ -51,15 +51,17 @@ const single = { type: 'string' } as const;
 export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'help' {
   const flags = readFlags(args);
   if (flags.help) return 'help';
-  const file = flags.config ?? env.CONFIG_FILE;
-  const settings = check('setting', settingsSchema, {
-    logLevel: flags['log-level'] ?? env.LOG_LEVEL,
-    host: flags.host ?? env.HEALTH_HOST,
-    port: flags.port ?? env.HEALTH_PORT,
-    workers: flags.workers ?? env.WORKERS,
-    namespace: flags.namespace ?? (env.WATCH_NAMESPACE || undefined),
-    podName: env.POD_NAME,
-    podNamespace: env.POD_NAMESPACE,
+  /** An empty variable is as good as none: a manifest may set it so. */
+  const variable = (name: string): string | undefined => env[name] || undefined;
+  const file = flags.config ?? variable('CONFIG_FILE');
+  const settings = check('a flag or environment variable', settingsSchema, {
+    logLevel: flags['log-level'] ?? variable('LOG_LEVEL'),
+    host: flags.host ?? variable('HEALTH_HOST'),
+    port: flags.port ?? variable('HEALTH_PORT'),
+    workers: flags.workers ?? variable('WORKERS'),
+    namespace: flags.namespace ?? variable('WATCH_NAMESPACE'),
+    podName: variable('POD_NAME'),
+    podNamespace: variable('POD_NAMESPACE'),
   });
   const policy = check(file ?? 'the settings', policySchema, file === undefined ? {} : readYaml(file));
   const { addressPolicy, allowedImages } = policy;
@@ -68,7 +70,7 @@ export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'he
     policy: {
       ...policy,
       ...(flags.catalog !== undefined && {
-        catalog: check(flags.catalog, policySchema, { catalog: readYaml(flags.catalog) }).catalog,
+        catalog: check(flags.catalog, policySchema.shape.catalog, readYaml(flags.catalog)),
       }),
       allowedImages: [...allowedImages, ...(flags['allow-image'] ?? [])],
       addressPolicy: {
@@ -104,7 +106,8 @@ function readFlags(args: string[]) {
 
 function readYaml(file: string): unknown {
   try {
-    return load(readFileSync(file, 'utf8'), { filename: file }) ?? {};
+    // A file without a document, such as one of comments only, says nothing.
+    return loadAll(readFileSync(file, 'utf8'), { filename: file })[0] ?? {};
   } catch (error) {
     throw new ConfigError(`${file} cannot be read: ${(error as Error).message}`);
   }
@@ -113,6 +116,13 @@ function readYaml(file: string): unknown {
 function check<T>(where: string, schema: z.ZodType<T>, value: unknown): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const faults = result.error.issues.map(({ path, message }) => `  ${path.join('.') || '(top)'}: ${message}`);
+  const faults = result.error.issues.map(({ path, message }) => {
+    const seen = path.reduce<unknown>(
+      (found, key) => (found as Record<PropertyKey, unknown> | undefined)?.[key],
+      value,
+    );
+    const shown = seen === undefined || typeof seen === 'object' ? '' : ` (it is ${JSON.stringify(seen)})`;
+    return `  ${path.join('.') || '(top)'}: ${message}${shown}`;
+  });
   throw new ConfigError(`${where} is not valid:\n${faults.join('\n')}`);
 }

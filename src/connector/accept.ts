@@ -11,7 +11,8 @@ export function checkIdentifier(
 ): Finding<'Accepted'> | undefined {
   const { id } = connector.spec;
   if (id === undefined) return undefined;
-  const older = connectors.byIndex('id', id).find(other => comesBefore(other, connector));
+  const holders = connectors.byIndex('id', id).filter(other => comesBefore(other, connector));
+  const [older] = holders.sort((one, other) => (comesBefore(one, other) ? -1 : 1));
   if (!older) return undefined;
   const { namespace, name } = older.metadata;
   return rejected(

@@ -1,7 +1,7 @@
 /** Makes the cluster hold what a plan wants: applies what differs, removes what is no longer wanted, takes nothing that is another's. */
 
 import { createHash } from 'node:crypto';
-import { FIELD_MANAGER, type Finding, type PersonalConnector } from '../api/connector.ts';
+import { ANNOTATION, FIELD_MANAGER, type Finding, type PersonalConnector } from '../api/connector.ts';
 import { type Declared, keyOf } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
 import { type ApiError, isConflict, isForbidden, isInvalid, isNotFound } from '../kube/errors.ts';
@@ -44,7 +44,7 @@ export interface Applier {
 }
 
 export function createApplier(client: KubeClient, stores: ChildStores): Applier {
-  /** UID of a child → what it looked like when an apply left a difference (an admission plugin's, say): once is enough. */
+  /** UID of a child → what was wished and what came of it, when an apply left a difference (an admission plugin's, say). */
   const futile = new Map<string, string>();
   for (const store of Object.values(stores)) {
     store.subscribe(({ previous, current }) => {
@@ -60,7 +60,7 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
       const child = project(await client.apply(type, intent, { fieldManager: FIELD_MANAGER }, signal));
       store.written(child);
       if (holds(child, object)) futile.delete(child.metadata.uid);
-      else futile.set(child.metadata.uid, fingerprint(child));
+      else futile.set(child.metadata.uid, fingerprint(object, child));
     };
 
     let live = store.get(keyOf(object));
@@ -74,7 +74,7 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
       }
     }
     if (!belongsTo(live, connector, selectorLabels(connector.metadata))) throw new NameTaken(live);
-    if (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(live)) return;
+    if (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(object, live)) return;
     await send({ uid: live.metadata.uid });
   }
 
@@ -144,10 +144,10 @@ function obstacle(error: unknown, connector: PersonalConnector): Obstacle {
   return { error };
 }
 
-/** All of a child that an apply could change. */
-function fingerprint({ metadata, spec }: Child): string {
+/** A wish, and all of a child that applying it could change. */
+function fingerprint(wish: Declared, { metadata, spec }: Child): string {
   const { labels, annotations, ownerReferences } = metadata;
-  return createHash('sha256')
-    .update(JSON.stringify([labels, annotations, ownerReferences, spec]))
-    .digest('base64');
+  const wanted = wish.metadata.annotations?.[ANNOTATION.applied];
+  const all = JSON.stringify([wanted, labels, annotations, ownerReferences, spec]);
+  return createHash('sha256').update(all).digest('base64');
 }

@@ -134,18 +134,16 @@ export function holds(live: unknown, declared: unknown): boolean {
   if (declared !== null && typeof declared === 'object') {
     if (live === null || typeof live !== 'object') return false;
     return Object.entries(declared).every(([key, value]) => {
-      const found = (live as Record<string, unknown>)[key];
-      // The API server leaves out an empty map that says nothing.
-      return ATOMIC.has(key)
-        ? isDeepStrictEqual(found, value)
-        : holds(found ?? (isEmptyMap(value) ? {} : undefined), value);
+      // The API server leaves out an empty map or list that says nothing.
+      const found = (live as Record<string, unknown>)[key] ?? (isEmpty(value) ? value : undefined);
+      return ATOMIC.has(key) ? isDeepStrictEqual(found, value) : holds(found, value);
     });
   }
   return live === declared;
 }
 
-function isEmptyMap(value: unknown): boolean {
-  return value !== null && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length === 0;
+function isEmpty(value: unknown): boolean {
+  return value !== null && typeof value === 'object' && Object.keys(value).length === 0;
 }
 
 type Raw = KubeObject & { spec?: object; status?: object };

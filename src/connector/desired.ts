@@ -7,7 +7,7 @@ import { DEPLOYMENTS, NETWORK_POLICIES, SERVICES, withHash } from './children.ts
 import { labelValue, selectorLabels } from './names.ts';
 import type { Desired } from './plan.ts';
 
-/** All that must be known to host a server, after the catalog and the spec were put together. */
+/** All that must be known to host a server, after the catalog and the spec were put together. Empty lists say nothing. */
 export interface Settings {
   deployment: string;
   service: string;
@@ -17,8 +17,8 @@ export interface Settings {
   port: number;
   /** The operator's namespace, from which probes come; undefined when it runs outside of the cluster. */
   operatorNamespace: string | undefined;
-  command: string[] | undefined;
-  args: string[] | undefined;
+  command: string[];
+  args: string[];
   env: NonNullable<HostingSpec['env']>;
   envFrom: NonNullable<HostingSpec['envFrom']>;
   resources: Resources;
@@ -26,7 +26,7 @@ export interface Settings {
   replicas: number | undefined;
   imagePullSecrets: NonNullable<HostingSpec['imagePullSecrets']>;
   nodeSelector: Record<string, string> | undefined;
-  tolerations: HostingSpec['tolerations'];
+  tolerations: NonNullable<HostingSpec['tolerations']>;
   allowFrom: NonNullable<HostingSpec['allowFrom']>;
 }
 
@@ -71,14 +71,14 @@ function podSpec(settings: Settings): object {
     securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
     terminationGracePeriodSeconds: 30,
     ...(imagePullSecrets.length > 0 && { imagePullSecrets }),
-    ...(nodeSelector && { nodeSelector }),
-    ...(tolerations && { tolerations }),
+    ...(nodeSelector && Object.keys(nodeSelector).length > 0 && { nodeSelector }),
+    ...(tolerations.length > 0 && { tolerations }),
     containers: [
       {
         name: CONTAINER,
         image,
-        ...(command && { command }),
-        ...(args && { args }),
+        ...(command.length > 0 && { command }),
+        ...(args.length > 0 && { args }),
         ports: [{ name: PORT_NAME, containerPort: port, protocol: 'TCP' }],
         ...(env.length > 0 && { env }),
         ...(envFrom.length > 0 && { envFrom }),

@@ -25,7 +25,7 @@ export const hosted: Strategy = {
     return {
       accepted: ACCEPTED,
       children: desiredChildren(connector, settings),
-      serverUrl: new URL(path, `${scheme}://${host}:${servicePort}`).href,
+      serverUrl: serviceUrl(`${scheme}://${host}:${servicePort}`, path),
       serverType,
     };
   },
@@ -37,7 +37,7 @@ export const hosted: Strategy = {
       deployed,
       ...(secretMissing && { secretMissing }),
       ...(deployment && { hosting: hostingStatus(deployment, service) }),
-      probeable: deployed.reason === 'Available' ? true : 'waiting for the hosted server',
+      probeable: deployed.reason === 'Available' ? true : deployed.message,
       trusted: true,
       revision,
     };
@@ -90,14 +90,14 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
     path: address?.path ?? hosting.path ?? entry?.path ?? '/mcp',
     serverType,
     operatorNamespace,
-    command: hosting.command ?? entry?.command,
-    args: hosting.args ?? entry?.args,
+    command: hosting.command ?? entry?.command ?? [],
+    args: hosting.args ?? entry?.args ?? [],
     ...environment(metadata.name, hosting, entry),
     resources: hosting.resources ?? entry?.resources ?? DEFAULT_RESOURCES,
     replicas: spec.lifecycle === 'maintenance' ? 0 : hosting.replicas,
     imagePullSecrets: hosting.imagePullSecrets ?? [],
     nodeSelector: hosting.nodeSelector,
-    tolerations: hosting.tolerations,
+    tolerations: hosting.tolerations ?? [],
     allowFrom: hosting.allowFrom ?? [],
   };
 }
@@ -114,7 +114,8 @@ function environment(
   const own = hosting.env ?? [];
   const taken = new Set(own.map(variable => variable.name));
   const secret = credentialsSecret(name);
-  const required = hosting.envFrom ? [] : (entry?.requiredSecretKeys ?? []);
+  const named = hosting.envFrom ?? [];
+  const required = named.length > 0 ? [] : (entry?.requiredSecretKeys ?? []);
   return {
     env: [
       ...Object.entries(entry?.env ?? {})
@@ -126,7 +127,7 @@ function environment(
         .map(key => ({ name: key, valueFrom: { secretKeyRef: { name: secret, key } } })),
       ...own,
     ],
-    envFrom: hosting.envFrom ?? (required.length > 0 ? [{ secretRef: { name: secret } }] : []),
+    envFrom: required.length > 0 ? [{ secretRef: { name: secret } }] : named,
   };
 }
 
@@ -143,6 +144,12 @@ function parseServiceUrl(
   domain: string,
 ): ServiceAddress | Finding<'Accepted'> | undefined {
   if (url === undefined) return undefined;
+  if (!URL.canParse(url) || new URL(url).port === '0') {
+    return rejected(
+      'InvalidSpec',
+      `spec.serverUrl ${JSON.stringify(url)} is no URL with a port from 1 to 65535: set it to one such as http://clickup-mcp:8000/mcp, or remove the field`,
+    );
+  }
   const { hostname, port, pathname } = new URL(url);
   const [service = '', ...rest] = hostname.split('.');
   const suffix = rest.join('.');
@@ -161,11 +168,19 @@ function parseServiceUrl(
   return { service, port: port === '' ? 80 : Number(port), path: pathname === '/' ? undefined : pathname };
 }
 
-/** The tag of an image reference; `latest` where it has none, as container runtimes read it. */
+/** The tag of an image reference, else a part of its digest, else `latest`, as container runtimes read it. */
 function imageTag(image: string): string {
-  const [name = ''] = image.split('@');
+  const [name = '', digest] = image.split('@');
   const last = name.slice(name.lastIndexOf('/') + 1);
-  return last.includes(':') ? last.slice(last.indexOf(':') + 1) : 'latest';
+  if (last.includes(':')) return last.slice(last.indexOf(':') + 1);
+  return digest === undefined ? 'latest' : digest.replace(/^sha256:/, '').slice(0, 12);
+}
+
+/** The URL of a path of a Service. The path is only ever a path: `//elsewhere/` does not become the host. */
+function serviceUrl(origin: string, path: string): string {
+  const url = new URL(origin);
+  url.pathname = path;
+  return url.href;
 }
 
 function hostingStatus(deployment: Deployment, service: Child | undefined): NonNullable<Progress['hosting']> {
@@ -190,10 +205,14 @@ export function deploymentState(deployment: Deployment | undefined, pods: readon
   const wanted = spec.replicas ?? 1;
   const { updatedReplicas = 0, availableReplicas = 0, replicas = 0 } = status;
   const waiting = progressing(
-    wanted === 1 ? 'waiting for the Pod to become ready' : `waiting for all of ${wanted} Pods to become ready`,
+    wanted === 0
+      ? 'the Deployment is being scaled to zero'
+      : wanted === 1
+        ? 'waiting for the Pod to become ready'
+        : `waiting for all of ${wanted} Pods to become ready`,
   );
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) return waiting;
-  if (wanted === 0) return found('True', 'ScaledToZero', 'the Deployment is scaled to zero');
+  if (wanted === 0) return found('True', 'ScaledToZero', 'the hosted server is scaled to zero: scale it up to use it');
   if (updatedReplicas === wanted && availableReplicas === wanted && replicas === wanted) {
     return found('True', 'Available', wanted === 1 ? 'the Pod is ready' : `all ${wanted} Pods are ready`);
   }

@@ -7,10 +7,7 @@ const quantities = z.record(z.string(), z.union([z.string(), z.number()]));
 /** One aitronos_built connector: how to host the server that `connectorId` names. */
 const catalogEntry = z.strictObject({
   /** Image without tag. */
-  image: z
-    .string()
-    .min(1)
-    .regex(/^[^\s@]+$/, 'must be an image without spaces or digest'),
+  image: z.string().regex(/^([^\s@]+\/)?[^\s@:/]+$/, 'must be an image without tag, digest or spaces'),
   /** Tag to run when spec.version is absent. */
   defaultVersion: z.string().regex(/^[\w][\w.-]{0,127}$/, 'must be an image tag'),
   serverType: z.enum(['http', 'websocket', 'stdio']).default('http'),

@@ -46,7 +46,13 @@ export function createReconciler({
     }
     const plan = decide(connector);
     const obstacle = await act(connector, plan, signal);
-    await report(key, connector, plan, obstacle, signal);
+    await report(
+      key,
+      connector,
+      obstacle?.accepted ? { ...plan, accepted: obstacle.accepted } : plan,
+      obstacle,
+      signal,
+    );
     return next(obstacle);
   };
 

@@ -62,13 +62,14 @@ export function statusOf(findings: Findings): PersonalConnectorStatus {
     ...(isStalled(accepted) && { Stalled: { status: 'True', reason: 'Stalled', message: accepted.message } }),
   };
   // A hosted server's address is told once something serves it, and then stays.
-  const served = !deployed || deployed.status === 'True' || previous?.serverUrl === plan.serverUrl;
+  const served = plan.accepted.status === 'True' && (deployed?.status ?? 'True') === 'True';
+  const told = plan.accepted.status === 'True' && previous?.serverUrl === plan.serverUrl;
   const recheck = result?.recheck ?? previous?.lastHandledRecheck;
 
   return {
     observedGeneration: generation,
     id: connectorIdentifier({ metadata, spec }),
-    ...(served && plan.serverUrl !== undefined && { serverUrl: plan.serverUrl }),
+    ...((served || told) && plan.serverUrl !== undefined && { serverUrl: plan.serverUrl }),
     ...(plan.serverType && { serverType: plan.serverType }),
     updatedAt: previous?.observedGeneration === generation && previous.updatedAt ? previous.updatedAt : isoSeconds(now),
     conditions: Object.entries(found).map(([type, { status, reason, message }]) => {
@@ -89,14 +90,13 @@ export function statusOf(findings: Findings): PersonalConnectorStatus {
   };
 }
 
-function acceptedOf({ plan, obstacle, progress, result }: Findings): Finding<'Accepted'> {
+function acceptedOf({ plan, progress, result }: Findings): Finding<'Accepted'> {
   const secret = progress.secretMissing ?? result?.verdict.credentialsMissing;
-  if (plan.accepted.status === 'True' && obstacle?.accepted) return obstacle.accepted;
   if (plan.accepted.status === 'True' && secret) return { status: 'False', reason: 'SecretNotFound', message: secret };
   return plan.accepted;
 }
 
-/** Only a change of spec or configuration helps against a rejection, but that a Secret or the other object may come and go. */
+/** Only a change of a spec or of the configuration helps against a rejection, except that a Secret may come. */
 function isStalled(accepted: Finding<'Accepted'>): boolean {
   return accepted.status === 'False' && accepted.reason !== 'SecretNotFound';
 }
@@ -113,22 +113,39 @@ function aspectsOf({ connector, plan, target, result }: Findings): Aspects {
     const unknown = { status: 'Unknown', reason: 'Pending', message: 'the first probe is on its way' } as const;
     return kept ?? { reachable: unknown, verified: unknown, authorized: unknown };
   }
-  const { reachable, verified, authorized, server, authorization } = result.verdict;
+  const { reachable, verified, authorized, authorization } = result.verdict;
+  const server = serverOf(result.verdict, previous && stillStands(connector, plan) ? previous.server : undefined);
   const approved = spec.probe?.approvedToolsHash;
-  const { tools, ...facts } = server ?? { tools: undefined };
   const changed: Finding<'Verified'> = {
     status: 'False',
     reason: 'ToolsChanged',
-    message: `the tools have the hash ${tools?.hash} and not the approved one: review them, then copy the hash to spec.probe.approvedToolsHash`,
+    message: `the tools have the hash ${server?.toolsHash} and not the approved one: review them, then copy the hash to spec.probe.approvedToolsHash`,
   };
+  const unapproved = verified.status === 'True' && approved && server?.toolsHash && server.toolsHash !== approved;
   return {
     reachable,
-    verified: approved && tools && tools.hash !== approved ? changed : verified,
+    verified: unapproved ? changed : verified,
     authorized,
-    ...(server && {
-      server: { ...facts, ...(tools && { toolCount: tools.count, toolsHash: tools.hash, tools: tools.names }) },
-    }),
+    ...(server && { server }),
     ...(authorization && { authorization }),
+  };
+}
+
+/**
+ * What is known of the server. One that is healthy but busy, or would not list its tools this time, is still what it was
+ * found to be before.
+ */
+function serverOf({ healthy, server, verified }: Verdict, before: Aspects['server']): Aspects['server'] {
+  if (!healthy || verified.status !== 'True') return undefined;
+  if (!server) return before;
+  const { tools, ...facts } = server;
+  if (tools) return { ...facts, toolCount: tools.count, toolsHash: tools.hash, tools: tools.names };
+  const { toolCount, toolsHash, tools: names } = before ?? {};
+  return {
+    ...facts,
+    ...(toolCount !== undefined && { toolCount }),
+    ...(toolsHash !== undefined && { toolsHash }),
+    ...(names && { tools: names }),
   };
 }
 
@@ -156,6 +173,9 @@ function keptAspects({ conditions = [], server, authorization }: PersonalConnect
   return { reachable, verified, authorized, ...(server && { server }), ...(authorization && { authorization }) };
 }
 
+/** Reasons that leave open whether the connector can be used. */
+const UNSETTLED = new Set<string>(['Progressing', 'Pending', 'RateLimited', 'ScaledToZero']);
+
 /** The summary: the first thing that is wrong, else what is still unknown, else that all is well. */
 function readyOf(
   { spec }: PersonalConnector,
@@ -173,17 +193,8 @@ function readyOf(
     return { status: 'True', reason: 'Maintenance', message: 'paused, since spec.lifecycle is maintenance' };
   }
   const reasons = new Set(findings.map(({ reason }) => reason));
-  const unknown = findings.find(
-    ({ reason }) => reason === 'Progressing' || reason === 'Pending' || reason === 'RateLimited',
-  );
+  const unknown = findings.find(({ reason }) => UNSETTLED.has(reason));
   if (unknown) return { status: 'Unknown', reason: 'Progressing', message: unknown.message };
-  if (reasons.has('ScaledToZero')) {
-    return {
-      status: 'Unknown',
-      reason: 'Progressing',
-      message: 'the hosted server is scaled to zero: scale it up to use it',
-    };
-  }
   if (reasons.has('ProbeDisabled')) {
     return { status: 'True', reason: 'ProbeDisabled', message: 'taken as ready, since spec.probe.enabled is false' };
   }
@@ -203,7 +214,7 @@ function readyOf(
   };
 }
 
-/** Whether writing `next` would change what is there; conditions and fields that others wrote do not count. */
+/** Whether writing `next` would change what is there; conditions that others wrote do not count. */
 export function differs(next: PersonalConnectorStatus, previous: PersonalConnectorStatus | undefined): boolean {
   if (!previous) return true;
   const types = new Set<string>(Object.keys(CONDITIONS));

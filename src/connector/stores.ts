@@ -53,7 +53,9 @@ export function watchChanges(
     const ids = new Set([previous?.spec.id, current?.spec.id]);
     if (ids.size === 1 && previous && current) return;
     for (const id of ids) {
-      for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) enqueue(keyOf(namesake), 'high');
+      for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) {
+        if (namesake !== current) enqueue(keyOf(namesake), 'high');
+      }
     }
   });
   for (const { kind } of CHILD_TYPES) {

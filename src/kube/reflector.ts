@@ -61,8 +61,9 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     markSynced();
   }
 
-  /** Watches from `version` until the server ends the stream or something breaks. */
-  async function watch(): Promise<void> {
+  /** Watches from `version` until the server ends the stream, or throws. Tells whether any event came. */
+  async function watch(): Promise<boolean> {
+    let told = false;
     const idle = new AbortController();
     const watchdog = setTimeout(
       () => idle.abort(new Error(`watch of ${type.plural}: silent for ${IDLE_MS / 1000} s, reconnecting`)),
@@ -76,6 +77,8 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
         AbortSignal.any([signal, idle.signal]),
       );
       for await (const line of lines(stream)) {
+        if (signal.aborted) return told;
+        told = true;
         watchdog.refresh();
         take(JSON.parse(line) as WatchEvent<unknown>);
         progressAt = Date.now();
@@ -86,6 +89,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     } finally {
       clearTimeout(watchdog);
     }
+    return told;
   }
 
   function take(event: WatchEvent<unknown>): void {
@@ -116,16 +120,17 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     while (!signal.aborted) {
       try {
         if (version === '') await list();
-        await watch();
+        if (await watch()) continue;
+        // A server that ends watches at once is left alone for longer and longer, as one that fails.
       } catch (error) {
         if (signal.aborted) return;
         // Only a version that the server no longer has needs a new list; else the watch goes on where it was.
         if (isExpired(error)) version = '';
         else onError(error);
-        failures += 1;
-        const backoff = Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (failures - 1)) * (0.5 + random() / 2);
-        await sleep(backoff, undefined, { signal }).catch(() => {});
       }
+      failures += 1;
+      const backoff = Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (failures - 1)) * (0.5 + random() / 2);
+      await sleep(backoff, undefined, { signal }).catch(() => {});
     }
   }
 

@@ -112,7 +112,11 @@ export function createStore<T extends Stored, I extends string = never>(
       const key = keyOf(object);
       const known = objects.get(key);
       store.progress(object.metadata.resourceVersion);
-      if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) return;
+      if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) {
+        // Our own later write, which nobody was told of, holds this change of somebody else as well.
+        for (const handler of handlers) handler({ previous: known, current: known });
+        return;
+      }
       if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
     },
     remove(object) {

@@ -45,6 +45,7 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
   const prefix = pathname.replace(/\/$/, '');
   let current: Connection | undefined;
   let pending: Promise<Connection> | undefined;
+  let closed = false;
 
   async function readCredentials(): Promise<Connection> {
     const options: RequestOptions = {};
@@ -78,6 +79,7 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
   }
 
   async function connection(): Promise<Connection> {
+    if (closed) throw new Error('the connection to the API server is closed');
     if (current && now() - current.readAt < CREDENTIALS_TTL_MS) return current;
     pending ??= readCredentials().finally(() => {
       pending = undefined;
@@ -125,7 +127,8 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
     },
     stream: request => send(request, 'watches', request.signal),
     async close() {
-      const closing = current;
+      closed = true;
+      const closing = (await pending?.catch(() => undefined)) ?? current;
       current = undefined;
       await Promise.all([closing?.calls.destroy(), closing?.watches.destroy()]);
     },

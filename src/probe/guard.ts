@@ -22,9 +22,11 @@ export class AddressDenied extends Error {
 
 export type Lookup = (host: string) => Promise<readonly string[]>;
 
-/** Never reached, whatever the policy says: ranges of ipaddr.js, and clouds' metadata addresses outside link-local. */
+/** Never reached, whatever the policy says: ranges of ipaddr.js, and clouds' metadata addresses in other ranges. */
 const NEVER_RANGES = new Set(['linkLocal', 'multicast', 'unspecified', 'broadcast']);
-const NEVER_ADDRESSES = new Set(['168.63.129.16', '100.100.100.200', 'fd00:ec2::254']);
+const METADATA_ADDRESSES = new Set(['168.63.129.16', '100.100.100.200', 'fd00:ec2::254']);
+/** Global unicast as allocated by IANA (RFC 4291): all other IPv6 is somebody's own. */
+const PUBLIC_IPV6 = ipaddr.parseCIDR('2000::/3') as [ipaddr.IPv6, number];
 
 export interface Guard {
   /** The addresses to dial for a host of a URL, a name or a literal in any spelling. Throws AddressDenied. */
@@ -41,29 +43,34 @@ export function openGuard(lookup: Lookup = resolveAll): Guard {
 /** Makes a guard. Throws when the policy holds a range that is none. */
 export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll): Guard {
   const ranges = policy.allowCidrs.map(cidr => {
-    if (!ipaddr.isValidCIDR(cidr)) {
+    // ipaddr.js would read 10/8 as 0.0.0.10/8.
+    if (!ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr) && !ipaddr.IPv6.isValidCIDR(cidr)) {
       throw new Error(`address policy: ${JSON.stringify(cidr)} is no address range; write it like 10.0.0.0/8`);
     }
     return ipaddr.parseCIDR(cidr);
   });
-  const hosts = policy.allowHosts.map(host => host.toLowerCase().replace(/\.$/, ''));
+  const allowedHosts = policy.allowHosts.map(host =>
+    host.startsWith('*.') ? `.${canonicalHost(host.slice(2))}` : canonicalHost(host),
+  );
   const hostAllowed = (host: string): boolean =>
-    hosts.some(allowed => (allowed.startsWith('*.') ? host.endsWith(allowed.slice(1)) : host === allowed));
+    allowedHosts.some(allowed => (allowed.startsWith('.') ? host.endsWith(allowed) : host === allowed));
 
   /** Why an address may not be dialled, or undefined. */
   function deny(host: string, literal: string): string | undefined {
     // `process` turns IPv4-mapped IPv6 addresses into the IPv4 address that would be dialled.
     const address = ipaddr.process(literal.split('%')[0] ?? literal);
-    const range = address.range();
     const named = host === literal ? literal : `${host} (${literal})`;
-    if (NEVER_RANGES.has(range) || NEVER_ADDRESSES.has(address.toString())) {
-      return `${named} is never probed: ${range === 'unicast' ? 'a cloud metadata address' : `a ${range} address`}`;
+    const inner = embeddedIPv4(address);
+    for (const part of inner ? [address, inner] : [address]) {
+      if (METADATA_ADDRESSES.has(part.toString())) return `${named} is never probed: a cloud metadata address`;
+      if (NEVER_RANGES.has(part.range())) return `${named} is never probed: a ${part.range()} address`;
     }
-    if (range === 'unicast' && !embedsIPv4(address)) return undefined;
+    // NAT64 is how an IPv6-only cluster reaches the public IPv4 internet.
+    if (isPublic(address.range() === 'rfc6052' && inner ? inner : address)) return undefined;
     if (hostAllowed(host)) return undefined;
     if (ranges.some(([net, bits]) => net.kind() === address.kind() && address.match(net as never, bits)))
       return undefined;
-    return `${named} is not a public address (${range}): use a public one, or have the operator's admin allow it in addressPolicy`;
+    return `${named} is not a public address (${address.range()}): use a public one, or have the operator's admin allow it in addressPolicy`;
   }
 
   return {
@@ -83,9 +90,26 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
   };
 }
 
-/** NAT64 and 6to4 addresses carry an IPv4 address that could be a private one. */
-function embedsIPv4(address: ipaddr.IPv4 | ipaddr.IPv6): boolean {
-  return address.kind() === 'ipv6' && ['rfc6052', '6to4', 'teredo', 'rfc6145'].includes(address.range());
+function isPublic(address: ipaddr.IPv4 | ipaddr.IPv6): boolean {
+  if (address.range() !== 'unicast') return false;
+  return address.kind() === 'ipv4' || (address as ipaddr.IPv6).match(PUBLIC_IPV6);
+}
+
+/** Prefixes whose addresses carry an IPv4 address, which a gateway would dial, and the byte at which it stands. */
+const CARRIERS: [prefix: [ipaddr.IPv6, number], byte: number][] = [
+  ['::/96', 12], // IPv4-compatible, deprecated (RFC 4291)
+  ['64:ff9b::/96', 12], // NAT64 (RFC 6052)
+  ['64:ff9b:1::/48', 12], // NAT64 of one's own (RFC 8215)
+  ['::ffff:0:0:0/96', 12], // SIIT (RFC 6145)
+  ['2002::/16', 2], // 6to4 (RFC 3056)
+].map(([prefix, byte]) => [ipaddr.parseCIDR(prefix as string) as [ipaddr.IPv6, number], byte as number]);
+
+function embeddedIPv4(address: ipaddr.IPv4 | ipaddr.IPv6): ipaddr.IPv4 | undefined {
+  if (address.kind() === 'ipv4' || address.range() === 'loopback' || address.range() === 'unspecified')
+    return undefined;
+  const carrier = CARRIERS.find(([prefix]) => (address as ipaddr.IPv6).match(prefix));
+  if (!carrier) return undefined;
+  return new ipaddr.IPv4(address.toByteArray().slice(carrier[1], carrier[1] + 4));
 }
 
 /**

@@ -4,7 +4,7 @@ import type { Key } from '../api/meta.ts';
 import type { Limiter } from './limiter.ts';
 import type { Outcome } from './outcome.ts';
 import type { Target } from './target.ts';
-import { judge, type Verdict } from './verdict.ts';
+import { type Judgement, judge, type Verdict } from './verdict.ts';
 
 export interface ProbeResult {
   /** The target that it speaks of. */
@@ -44,6 +44,8 @@ interface Entry {
   timer: NodeJS.Timeout | undefined;
   running: AbortController | undefined;
   result: ProbeResult | undefined;
+  /** What was last found out for sure, by us or by an earlier life of the operator. */
+  health: 'healthy' | 'failed' | undefined;
   /** In a row. */
   failures: number;
   successes: number;
@@ -51,16 +53,20 @@ interface Entry {
 
 /** After a failure the next probe comes sooner than the interval: 5 s, doubling up to it. */
 const FIRST_RETRY_MS = 5_000;
+/** After a probe that told nothing, such as a 429 without a time. */
+const INCONCLUSIVE_RETRY_MS = 20_000;
 /** Probes are spread by ± 10 %, so that connectors that were made together drift apart. */
 const JITTER = 0.1;
 
 export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeScheduler {
   const { probe, limiter, onResult, observer, random = Math.random } = options;
   const entries = new Map<Key, Entry>();
+  let closed = false;
 
   function schedule(key: Key, entry: Entry, delayMs: number): void {
     clearTimeout(entry.timer);
-    entry.timer = setTimeout(() => void run(key, entry), delayMs);
+    // A timer takes at most 2^31 - 1 ms.
+    entry.timer = setTimeout(() => void run(key, entry), Math.min(2 ** 31 - 1, delayMs));
   }
 
   function stop(entry: Entry): void {
@@ -83,7 +89,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
       if (running.signal.aborted) return;
       observer?.probed(outcome.kind, (performance.now() - start) / 1000);
       entry.running = undefined;
-      schedule(key, entry, take(entry, target, outcome));
+      schedule(key, entry, take(entry, outcome));
       onResult(key);
     } catch (error) {
       // The wait for a slot ends like this when the target was dropped meanwhile.
@@ -94,41 +100,46 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
   }
 
   /** Takes an outcome into the entry and gives the time to the next probe, in ms. */
-  function take(entry: Entry, target: Target, outcome: Outcome): number {
+  function take(entry: Entry, outcome: Outcome): number {
+    const { target } = entry;
     const judgement = judge(outcome, { url: target.url, credentials: target.sendsCredentials });
-    const { verdict } = judgement;
-    const before = entry.result;
-    let published = verdict;
+    const before = entry.result?.verdict;
+    let published: Verdict | undefined = judgement.verdict;
     if (!judgement.conclusive) {
       // What was known still holds; the counts stay as they are.
-      published = before?.verdict ?? verdict;
-    } else if (verdict.healthy) {
+      if (entry.health !== undefined) published = before;
+    } else if (judgement.verdict.healthy) {
       entry.failures = 0;
       entry.successes += 1;
-      if (before && !before.verdict.healthy && entry.successes < target.successThreshold) published = before.verdict;
+      if (entry.health === 'failed' && entry.successes < target.successThreshold) published = before;
+      else entry.health = 'healthy';
     } else {
       entry.successes = 0;
       entry.failures += 1;
-      if (before?.verdict.healthy && entry.failures < target.failureThreshold) published = before.verdict;
+      if (entry.health === 'healthy' && entry.failures < target.failureThreshold) published = before;
+      else entry.health = 'failed';
     }
-    entry.result = { fingerprint: target.fingerprint, recheck: target.recheck, verdict: published };
+    const { fingerprint, recheck } = target;
+    entry.result = published && { fingerprint, recheck, verdict: published };
+    return delayAfter(judgement, entry);
+  }
+
+  function delayAfter(judgement: Judgement, { target, failures, health }: Entry): number {
     if (!judgement.conclusive) {
-      const wait = Math.max(judgement.retryAfterMs ?? 0, Math.min(target.intervalMs, FIRST_RETRY_MS * 4));
-      return spread(wait);
+      return Math.max(judgement.retryAfterMs ?? 0, spread(Math.min(target.intervalMs, INCONCLUSIVE_RETRY_MS)));
     }
-    if (verdict.healthy && published.healthy) return spread(target.intervalMs);
-    return spread(Math.min(target.intervalMs, FIRST_RETRY_MS * 2 ** Math.min(20, Math.max(0, entry.failures - 1))));
+    if (judgement.verdict.healthy && health === 'healthy') return spread(target.intervalMs);
+    return spread(Math.min(target.intervalMs, FIRST_RETRY_MS * 2 ** Math.min(20, Math.max(0, failures - 1))));
   }
 
   function spread(ms: number): number {
-    // A timer takes at most 2^31 - 1 ms.
-    return Math.min(2 ** 31 - 1, ms * (1 - JITTER + 2 * JITTER * random()));
+    return ms * (1 - JITTER + 2 * JITTER * random());
   }
 
   return {
     set(key, target, known) {
       const entry = entries.get(key);
-      if (!target) {
+      if (!target || closed) {
         if (entry) stop(entry);
         entries.delete(key);
         return;
@@ -139,6 +150,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
           timer: undefined,
           running: undefined,
           result: undefined,
+          health: known,
           failures: 0,
           successes: 0,
         };
@@ -151,6 +163,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
       if (old.fingerprint !== target.fingerprint) {
         stop(entry);
         entry.result = undefined;
+        entry.health = undefined;
         entry.failures = 0;
         entry.successes = 0;
         schedule(key, entry, 0);
@@ -163,6 +176,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     },
     result: key => entries.get(key)?.result,
     close() {
+      closed = true;
       for (const entry of entries.values()) stop(entry);
       entries.clear();
     },

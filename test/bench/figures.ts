@@ -7,7 +7,7 @@ import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/conne
 import { PODS, type Pod } from '../../src/connector/children.ts';
 import { type Demo, OPERATOR_NAMESPACE, startDemo } from '../demo/demo.ts';
 import { readSamples, type Sample } from '../demo/samples.ts';
-import { operatorRequests, operatorWrites } from '../support/audit.ts';
+import { operatorRequests } from '../support/audit.ts';
 import { connect, createSandbox, readyOf, type Sandbox, until } from '../support/kube.ts';
 
 /** How long nothing may be written once all is settled. */
@@ -74,22 +74,26 @@ async function measure({ node, images, kubectl }: Demo): Promise<void> {
     const sample = samples.find(({ connector }) => connector.metadata.name === name);
     if (!sample) throw new Error(`no sample ${name}`);
     add(`apply → Ready, ${what}`, +(await applyUntilReady(cluster, sample)).toFixed(1), 's');
-    const writes = operatorRequests(node.auditLog, cluster.namespace).filter(
+    const made = operatorRequests(node.auditLog, cluster.namespace).filter(
       ({ verb }) => verb === 'patch' || verb === 'create',
     );
-    const statuses = writes.filter(({ name: of, subresource }) => of === name && subresource === 'status').length;
-    const children = writes.filter(({ name: of, subresource }) => of === name && !subresource).length;
+    const statuses = made.filter(({ name: of, subresource }) => of === name && subresource === 'status').length;
+    const children = made.filter(({ name: of, subresource }) => of === name && !subresource).length;
     add(`API writes, ${what}: children + statuses`, `${children} + ${statuses}`, '');
   }
   for (const sample of samples) await applyUntilReady(cluster, sample);
-  const before = operatorWrites(node.auditLog, cluster.namespace).length;
+  const writes = (): string[] =>
+    operatorRequests(node.auditLog, cluster.namespace)
+      .filter(({ verb }) => verb === 'patch' || verb === 'create' || verb === 'delete')
+      .map(({ verb, resource, subresource, name }) => `${verb} ${resource}/${subresource ?? ''} ${name}`);
+  const before = writes().length;
   const probes = await probesSoFar(metrics);
   await sleep(QUIET_MS, undefined, { signal: abort.signal });
-  add(
-    'API writes in the 2 minutes after settling',
-    operatorWrites(node.auditLog, cluster.namespace).length - before,
-    '',
-  );
+  const late = writes().slice(before);
+  add('API writes in the 2 minutes after settling', late.length, '');
+  for (const write of late)
+    process.stderr.write(`  ${write}
+`);
   add('probes in that time', (await probesSoFar(metrics)) - probes, '');
   add('RSS with the samples', Math.round((await figure('process_resident_memory_bytes')) / 2 ** 20), 'MiB');
   await cluster.dispose();

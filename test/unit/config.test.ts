@@ -170,7 +170,7 @@ describe('a mistake', () => {
     [[], { WORKERS: 'many' }, 'workers'],
     [['--namespace', ''], {}, 'namespace'],
   ])('in a setting, %j %j, names it', (args, env, path) => {
-    expect(complaint(args, env)).toMatch(new RegExp(`^setting is not valid:\n {2}${path}: \\S`));
+    expect(complaint(args, env)).toMatch(new RegExp(`^a flag or environment variable is not valid:\n {2}${path}: \\S`));
   });
 
   it('in the file names the file and the path', () => {
@@ -230,7 +230,7 @@ describe('--help', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it.each([
     [['--log-level', 'loud'], {}, 'loud'],
     [['--port', '70000'], {}, '70000'],

@@ -71,7 +71,7 @@ describe('a pinned id', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('names the same holder whichever of them was seen last, so that the message does not flap', () => {
     const { connectors: store } = createStores();
     const messages = new Set<string | undefined>();

@@ -394,7 +394,7 @@ describe('what the API server refuses', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('applies a new wish also where the last one could not come true', async () => {
     // The API server writes 1000m as 1, so this wish never comes true to the letter, and no later one is sent.
     const { act, calls, hooks, settle } = make();

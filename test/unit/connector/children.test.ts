@@ -323,7 +323,7 @@ describe('what is kept of an object', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it.each([
     ['an empty nodeSelector', {}, { nodeSelector: {} }],
     ['no tolerations', {}, { tolerations: [] }],

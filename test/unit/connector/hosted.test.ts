@@ -678,7 +678,13 @@ describe('the state of a Deployment', () => {
       'that is meant to have no Pods',
       deployment({}, { replicas: 0 }),
       [],
-      { deployed: { status: 'True', reason: 'ScaledToZero', message: 'the Deployment is scaled to zero' } },
+      {
+        deployed: {
+          status: 'True',
+          reason: 'ScaledToZero',
+          message: 'the hosted server is scaled to zero: scale it up to use it',
+        },
+      },
     ],
     [
       'whose Pods the quota forbids',
@@ -856,7 +862,7 @@ describe('the progress of a hosted connector', () => {
   it('is nothing before there is a Deployment', () => {
     expect(hosted.progress({ deployment: undefined, service: undefined, pods: [] })).toEqual({
       deployed: { status: 'Unknown', reason: 'Progressing', message: 'the Deployment is being created' },
-      probeable: 'waiting for the hosted server',
+      probeable: 'the Deployment is being created',
       trusted: true,
       revision: ' ',
     });
@@ -878,14 +884,14 @@ describe('the progress of a hosted connector', () => {
       deployed: { status: 'Unknown', reason: 'Progressing', message: 'Pod p waits: secret "x" not found' },
       secretMissing: 'secret "x" not found',
       hosting: { deployment: 'clickup', image: 'i:1', replicas: 2, readyReplicas: 0 },
-      probeable: 'waiting for the hosted server',
+      probeable: 'Pod p waits: secret "x" not found',
       trusted: true,
       revision: 'd hash',
     });
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   // The URL of a hosted server is trusted: the address guard lets it pass, so its host must be the operator's own doing.
   it.each<[string, Partial<PersonalConnectorSpec>]>([
     ['spec.hosting.path', { hosting: { path: '//169.254.169.254/latest' } }],

@@ -120,7 +120,7 @@ describe('what selects Pods', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it.each([
     ['child names', childName, 'a.b'],
     ['label values', labelValue, 'x'.repeat(64)],

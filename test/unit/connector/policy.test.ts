@@ -119,7 +119,7 @@ describe('imageAllowed', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it.each(['ghcr.io/a/jira:1.0', 'localhost:5000/jira:latest'])(
     'refuses the image %s, whose tag would come twice, when the operator starts',
     image => {

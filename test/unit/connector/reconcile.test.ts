@@ -299,7 +299,7 @@ describe('a hosted connector', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('has nobody else’s server probed or told as its own while the name of its Service is taken', async () => {
     // The URL is trusted, so the guard lets it pass: a Service of type ExternalName would lead anywhere.
     const made = make([hosted({ serverUrl: 'http://foreign:8000' })]);

@@ -221,18 +221,9 @@ describe('Ready', () => {
     ],
     [
       'a name is taken',
-      { obstacle: { accepted: rejected('NameConflict', 'taken'), retryAfterMs: 1 } },
+      { plan: { ...REMOTE, accepted: rejected('NameConflict', 'taken') } },
       'False NameConflict',
       'taken',
-    ],
-    [
-      'a rejected spec meets an obstacle',
-      {
-        plan: { ...REMOTE, accepted: rejected('InvalidSpec', 'wrong') },
-        obstacle: { accepted: rejected('NameConflict', 'taken') },
-      },
-      'False InvalidSpec',
-      'wrong',
     ],
     ['a Pod waits for a Secret', { progress: { ...WAITING, secretMissing: secret } }, 'False SecretNotFound', secret],
     [
@@ -369,7 +360,7 @@ describe('Ready', () => {
         progress: hostedProgress({ deployed: { status: 'True', reason: 'ScaledToZero', message: 'scaled to zero' } }),
       },
       'Unknown Progressing',
-      'the hosted server is scaled to zero: scale it up to use it',
+      'scaled to zero',
     ],
   ])('when %s', (_what, setup, expected, message) => {
     const status = find(setup);
@@ -608,7 +599,7 @@ describe('the Events of a change', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('lets the tools that are not approved stay unapproved when the server would not list them this time', () => {
     const spec = { probe: { approvedToolsHash: 'sha256:old' } };
     const changed = find({ spec });

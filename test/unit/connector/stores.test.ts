@@ -110,7 +110,7 @@ describe('a change', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('lets the first sight of a connector with a pinned id wait behind changes as well', () => {
     const { connectors, queued, connector } = make();
     connectors.upsert(connector('a', { id: 'pcon_x' }));

@@ -387,7 +387,7 @@ describe('a reflector that is aborted', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('gives nothing more to the store once it is aborted, also of a chunk that it has', async () => {
     const abort = new AbortController();
     const taken: string[] = [];

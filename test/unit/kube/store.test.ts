@@ -272,7 +272,7 @@ describe('a store in step with a server', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('tells of a change by others that the answer of a later write of ours holds already', () => {
     // A person changes the spec (8) while our status write is on its way; its answer (9) holds both. Neither event of
     // the watch is told then, and the new generation is never reconciled.

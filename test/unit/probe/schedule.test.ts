@@ -419,7 +419,7 @@ describe('an end', () => {
   });
 });
 
-describe('found wrong', () => {
+describe('regressions', () => {
   it('never asks again before the time that a server asked for', async () => {
     const { scheduler, script, times } = make({ random: () => 0 });
     script.push(LIMITED);
@@ -475,23 +475,5 @@ describe('found wrong', () => {
     scheduler.set('a', makeTarget({ successThreshold: 3 }));
     await pass(20_000);
     expect(reason()).toBe('Answered');
-  });
-
-  it('keeps the facts of a server that answers but says no more this time, so that the status does not flap', async () => {
-    const { scheduler, script } = make();
-    const tools = { names: ['a'], count: 1, hash: 'sha256:x' };
-    const server = { name: 'n', protocolVersion: '2025-11-25', capabilities: ['tools'] };
-    script.push({ kind: 'answered', server: { ...server, tools } }, { kind: 'busy' }, { kind: 'answered', server });
-    scheduler.set('a', makeTarget());
-    await now();
-    const seen = [];
-    for (let probe = 0; probe < 2; probe += 1) {
-      await pass(MINUTE);
-      seen.push(scheduler.result('a')?.verdict.server);
-    }
-    expect(seen).toEqual([
-      { ...server, tools },
-      { ...server, tools },
-    ]);
   });
 });
