@@ -20,12 +20,11 @@ export const hosted: Strategy = {
     if ('reason' in settings)
       return { accepted: settings, children: undefined, serverUrl: undefined, serverType: undefined };
     const { serverType, path, service, servicePort } = settings;
-    const scheme = serverType === 'websocket' ? 'ws' : 'http';
     const host = `${service}.${connector.metadata.namespace}.svc.${context.policy.clusterDomain}`;
     return {
       accepted: ACCEPTED,
       children: desiredChildren(connector, settings),
-      serverUrl: serviceUrl(`${scheme}://${host}:${servicePort}`, path),
+      serverUrl: serviceUrl(`http://${host}:${servicePort}`, path),
       serverType,
     };
   },
@@ -44,7 +43,7 @@ export const hosted: Strategy = {
   },
 };
 
-type Served = Settings & { serverType: 'http' | 'websocket'; path: string };
+type Served = Settings & { serverType: 'http'; path: string };
 
 /** Puts the catalog's entry and the spec together, or says why that cannot be served. */
 function settle({ metadata, spec }: PersonalConnector, context: Context): Served | Finding<'Accepted'> {
@@ -68,10 +67,10 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
     );
   }
   const serverType = spec.serverType ?? entry?.serverType ?? 'http';
-  if (serverType === 'stdio') {
+  if (serverType !== 'http') {
     return rejected(
       'InvalidSpec',
-      'spec.serverType stdio cannot be hosted by this version of the operator: use an image that serves http',
+      `spec.serverType ${serverType} cannot be hosted by this version of the operator: use an image that serves http`,
     );
   }
   const port = hosting.port ?? entry?.port ?? 8000;

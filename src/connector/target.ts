@@ -41,9 +41,8 @@ export function targetOf(
   const { headers = [], caBundle } = probe;
   return {
     url: plan.serverUrl,
-    transport: plan.serverType ?? 'http',
     trusted: progress.trusted,
-    fingerprint: JSON.stringify([plan.serverUrl, plan.serverType, progress.revision, headers, caBundle]),
+    fingerprint: JSON.stringify([plan.serverUrl, progress.revision, headers, caBundle]),
     intervalMs: duration(probe.interval) ?? policy.probe.intervalSeconds * 1000,
     timeoutMs: duration(probe.timeout) ?? policy.probe.timeoutSeconds * 1000,
     failureThreshold: probe.failureThreshold ?? DEFAULT_FAILURE_THRESHOLD,

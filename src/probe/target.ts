@@ -2,7 +2,6 @@
 
 export interface Target {
   url: string;
-  transport: 'http' | 'websocket';
   /** True for a server that the operator hosts: its URL was built by the operator, and the address guard lets it pass. */
   trusted: boolean;
   /** Changes when a result for the old target says nothing of the new one. */

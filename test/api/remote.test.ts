@@ -209,6 +209,12 @@ describe('a connector tells the truth of', () => {
   });
 });
 
+it('a websocket server is not pretended to be looked at', async () => {
+  const spec = { ...custom('wss://mcp.example.com/mcp'), serverType: 'websocket' } as const;
+  await cluster.applyConnector('websocket', spec);
+  await cluster.untilReady('websocket', 'False', 'InvalidSpec');
+});
+
 describe('people decide', () => {
   it('that it is not probed', async () => {
     await cluster.applyConnector('unprobed', {

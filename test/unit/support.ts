@@ -79,7 +79,6 @@ export function fakeClient(calls: Partial<KubeClient> = {}): KubeClient {
 export function makeTarget(target: Partial<Target> = {}): Target {
   return {
     url: 'https://mcp.example.com/mcp',
-    transport: 'http',
     trusted: false,
     fingerprint: 'one',
     intervalMs: 60_000,

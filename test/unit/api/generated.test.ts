@@ -30,6 +30,8 @@ describe('what is generated from the CRD', () => {
     expect(Object.keys(generated)).toEqual([
       'src/api/generated.ts',
       'charts/personal-connector-operator/templates/crd.yaml',
+      'docs/reference/personalconnector.md',
+      'docs/reference/conditions.md',
     ]);
     for (const [path, text] of Object.entries(generated)) {
       expect(readFileSync(join(root, path), 'utf8'), path).toBe(text);

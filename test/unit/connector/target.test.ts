@@ -44,9 +44,8 @@ describe('a target', () => {
   it("has the operator's defaults", () => {
     expect(target()).toEqual({
       url: 'https://mcp.example.com/mcp',
-      transport: 'http',
       trusted: false,
-      fingerprint: JSON.stringify(['https://mcp.example.com/mcp', 'http', '', [], undefined]),
+      fingerprint: JSON.stringify(['https://mcp.example.com/mcp', '', [], undefined]),
       intervalMs: 120_000,
       timeoutMs: 7_000,
       failureThreshold: 3,
@@ -63,13 +62,11 @@ describe('a target', () => {
       target(
         { probe },
         {
-          plan: { serverType: 'websocket' },
           progress: { trusted: true },
           annotations: { 'connectors.aitronos.com/recheck': 'now' },
         },
       ),
     ).toMatchObject({
-      transport: 'websocket',
       trusted: true,
       intervalMs: 90_000,
       timeoutMs: 500,
@@ -82,7 +79,6 @@ describe('a target', () => {
   const header = { name: 'Authorization', valueFrom: { secretKeyRef: { name: 's', key: 'k' } } };
   it.each<[string, Partial<PersonalConnectorSpec>, Setup, boolean]>([
     ['another URL', {}, { plan: { serverUrl: 'https://other.example.com' } }, true],
-    ['another type', {}, { plan: { serverType: 'websocket' } }, true],
     ['another revision of what serves', {}, { progress: { revision: '2' } }, true],
     ['another header', { probe: { headers: [header] } }, {}, true],
     ['another bundle', { probe: { caBundle: { configMapKeyRef: { name: 'c', key: 'k' } } } }, {}, true],

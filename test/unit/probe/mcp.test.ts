@@ -21,7 +21,6 @@ async function serve<T extends TestServer>(server: Promise<T>): Promise<T> {
 function probe(url: string, options: Partial<Target> = {}, policy = LOOPBACK): Promise<Outcome> {
   const target: Target = {
     url,
-    transport: 'http',
     trusted: false,
     fingerprint: url,
     intervalMs: 60_000,
