@@ -12,6 +12,7 @@ import { connect, createSandbox, readyOf, type Sandbox, until } from '../support
 
 /** How long nothing may be written once all is settled. */
 const QUIET_MS = 120_000;
+const SETTLE_MS = 5_000;
 
 const { values: flags } = parseArgs({ options: { json: { type: 'boolean', default: false } } });
 const abort = new AbortController();
@@ -86,6 +87,8 @@ async function measure({ node, images, kubectl }: Demo): Promise<void> {
     operatorRequests(node.auditLog, cluster.namespace)
       .filter(({ verb }) => verb === 'patch' || verb === 'create' || verb === 'delete')
       .map(({ verb, resource, subresource, name }) => `${verb} ${resource}/${subresource ?? ''} ${name}`);
+  // The Event of the last change is written after the status that showed it.
+  await sleep(SETTLE_MS, undefined, { signal: abort.signal });
   const before = writes().length;
   const probes = await probesSoFar(metrics);
   await sleep(QUIET_MS, undefined, { signal: abort.signal });
