@@ -33,6 +33,14 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   });
 }
 
+const missing = process.platform !== 'linux' ? 'Linux' : process.getuid?.() !== 0 ? 'root (sudo npm start)' : undefined;
+if (missing) {
+  process.stderr.write(`npm start runs a kubelet with real Pods, which needs ${missing}.
+Elsewhere, run the operator from source against a cluster of yours (it takes KUBECONFIG):
+  kubectl apply -f crds/ && npm run operator\n`);
+  process.exit(1);
+}
+
 try {
   process.exitCode = await main();
 } catch (error) {

@@ -147,7 +147,12 @@ describe.skipIf(inject('noNode'))('on a real node', () => {
     const [pod] = (await cluster.list(PODS)).filter(({ metadata }) => metadata.name.startsWith('deleted-'));
     await cluster.remove(PERSONAL_CONNECTORS, 'deleted');
     await Promise.all(CHILD_TYPES.map(type => cluster.until(type, 'deleted', gone)));
-    await cluster.until(PODS, pod?.metadata.name ?? '', gone);
+    // The reference server ignores SIGTERM, so it is there for its 30 s of grace.
+    await cluster.until(
+      PODS,
+      pod?.metadata.name ?? '',
+      found => !found || found.metadata.deletionTimestamp !== undefined,
+    );
   });
 
   describe('the status says why a hosted server does not run, and heals:', () => {
