@@ -17,9 +17,6 @@ const TITLES: Record<string, string> = {
   'spec.probe.caBundle': 'CaBundle',
   status: 'PersonalConnectorStatus',
   'status.conditions[]': 'Condition',
-  'status.hosting': 'HostingStatus',
-  'status.server': 'ServerStatus',
-  'status.authorization': 'AuthorizationStatus',
 };
 
 interface Structural extends JSONSchema {

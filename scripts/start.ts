@@ -16,9 +16,7 @@ const root = dirname(import.meta.dirname);
 const NAMESPACE = 'samples';
 const SETTLE_MS = 180_000;
 
-const { values: flags } = parseArgs({
-  options: { exit: { type: 'boolean' }, internet: { type: 'boolean', default: false }, help: { type: 'boolean' } },
-});
+const flags = readFlags();
 if (flags.help) {
   process.stdout.write(USAGE);
   process.exit(0);
@@ -113,6 +111,20 @@ function isExpected({ expected }: Sample, connector: PersonalConnector | undefin
   );
 }
 
+function readFlags() {
+  const options = {
+    exit: { type: 'boolean' },
+    internet: { type: 'boolean', default: false },
+    help: { type: 'boolean' },
+  } as const;
+  try {
+    return parseArgs({ options }).values;
+  } catch (error) {
+    process.stderr.write(`npm start: ${error instanceof Error ? error.message : error}\n\n${USAGE}`);
+    process.exit(2);
+  }
+}
+
 function say(line: string): void {
   process.stdout.write(`${((performance.now() - started) / 1000).toFixed(1).padStart(6)} s  ${line}\n`);
 }
@@ -126,14 +138,14 @@ interface Table {
 /** A table that is drawn over itself in a terminal; elsewhere it is printed once, at the end. */
 function createTable(): Table {
   let height = 0;
-  const print = (samples: readonly Sample[], current: ReadonlyMap<string, PersonalConnector>): void => {
+  const print = (samples: readonly Sample[], current: ReadonlyMap<string, PersonalConnector>, late: boolean): void => {
     const rows = [
       ['', 'NAME', 'TYPE', 'READY', 'REASON', 'MESSAGE'],
       ...samples.map(sample => {
         const { name } = sample.connector.metadata;
         const connector = current.get(name);
         const ready = readyOf(connector);
-        const mark = isExpected(sample, connector) ? '✔' : '…';
+        const mark = isExpected(sample, connector) ? '✔' : late ? '✘' : '…';
         return [mark, name, sample.connector.spec.type, ready?.status ?? '', ready?.reason ?? '', ready?.message ?? ''];
       }),
     ];
@@ -151,8 +163,8 @@ function createTable(): Table {
   };
   return {
     draw: (samples, current) => {
-      if (process.stdout.isTTY) print(samples, current);
+      if (process.stdout.isTTY) print(samples, current, false);
     },
-    end: print,
+    end: (samples, current) => print(samples, current, true),
   };
 }

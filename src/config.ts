@@ -8,8 +8,8 @@ import { type Policy, policySchema } from './connector/policy.ts';
 
 const settingsSchema = z.object({
   logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
-  /** Address and port of /healthz, /readyz and /metrics. */
-  host: z.string().default('0.0.0.0'),
+  /** Address (all, if absent) and port of /healthz, /readyz and /metrics. */
+  host: z.string().optional(),
   port: z.coerce.number().int().min(0).max(65535).default(8080),
   /** Reconciles at a time. */
   workers: z.coerce.number().int().min(1).max(256).default(16),

@@ -53,7 +53,7 @@ export interface PersonalConnectorSpec {
    */
   serverUrl?: string;
   /**
-   * How the MCP server speaks: `http` (Streamable HTTP, or the older HTTP with SSE), `websocket`, or `stdio` (aitronos_built only: bridged to http in the server's Pod). Absent, the catalog's entry decides, else http.
+   * How the MCP server speaks: `http` (Streamable HTTP), `websocket`, or `stdio` (aitronos_built only). Absent, the catalog's entry decides, else http. This version of the operator serves http; it says InvalidSpec to the others.
    */
   serverType?: 'http' | 'websocket' | 'stdio';
   /**
@@ -360,7 +360,7 @@ export interface ProbeSpec {
    */
   successThreshold?: number;
   /**
-   * Hash of the tool list that was approved (copy it from status.server.toolsHash). When the server offers other tools, Verified is False with reason ToolsChanged.
+   * Hash of the tool list that was approved (copy it from status.server.toolsHash). When the server offers other tools, Verified is False with reason ToolsChanged; when it does not list them, Verified is Unknown.
    */
   approvedToolsHash?: string;
   /**
@@ -442,7 +442,7 @@ export interface PersonalConnectorStatus {
    */
   serverUrl?: string;
   /**
-   * What clients speak to the server, http or websocket; a stdio server is bridged to http.
+   * What clients speak to the server.
    */
   serverType?: 'http' | 'websocket';
   /**
@@ -453,9 +453,85 @@ export interface PersonalConnectorStatus {
    * The state of the connector by aspect. Ready sums them up.
    */
   conditions?: Condition[];
-  hosting?: HostingStatus;
-  server?: ServerStatus;
-  authorization?: AuthorizationStatus;
+  /**
+   * What runs in the cluster for an aitronos_built connector.
+   */
+  hosting?: {
+    /**
+     * Name of the Deployment.
+     */
+    deployment?: string;
+    /**
+     * Name of the Service.
+     */
+    service?: string;
+    /**
+     * The image that the Deployment runs.
+     */
+    image?: string;
+    /**
+     * Pods wanted.
+     */
+    replicas?: number;
+    /**
+     * Pods that are ready.
+     */
+    readyReplicas?: number;
+  };
+  /**
+   * What the MCP server says of itself; unverified.
+   */
+  server?: {
+    /**
+     * Name of the server's implementation.
+     */
+    name?: string;
+    /**
+     * Its name for people.
+     */
+    title?: string;
+    /**
+     * Version of the server's implementation.
+     */
+    version?: string;
+    /**
+     * The MCP revision that was negotiated, such as 2025-11-25.
+     */
+    protocolVersion?: string;
+    /**
+     * Names of the capabilities that the server offers.
+     */
+    capabilities?: string[];
+    /**
+     * How many tools the server offers.
+     */
+    toolCount?: number;
+    /**
+     * Hash of the tools' names, descriptions and input schemas; it changes when they do.
+     */
+    toolsHash?: string;
+    /**
+     * Names of the tools, at most 128.
+     */
+    tools?: string[];
+  };
+  /**
+   * What the server says of how to authorize (RFC 9728); unverified.
+   */
+  authorization?: {
+    /**
+     * URL of the protected resource metadata.
+     */
+    resourceMetadataUrl?: string;
+    /**
+     * Issuers that grant access.
+     */
+    authorizationServers?: string[];
+    /**
+     * Scopes that the server names.
+     */
+    scopes?: string[];
+  };
   /**
    * The value of the annotation connectors.aitronos.com/recheck that was last acted on.
    */
@@ -489,83 +565,4 @@ export interface Condition {
    * Why and what to do, for people.
    */
   message: string;
-}
-/**
- * What runs in the cluster for an aitronos_built connector.
- */
-export interface HostingStatus {
-  /**
-   * Name of the Deployment.
-   */
-  deployment?: string;
-  /**
-   * Name of the Service.
-   */
-  service?: string;
-  /**
-   * The image that the Deployment runs.
-   */
-  image?: string;
-  /**
-   * Pods wanted.
-   */
-  replicas?: number;
-  /**
-   * Pods that are ready.
-   */
-  readyReplicas?: number;
-}
-/**
- * What the MCP server says of itself; unverified.
- */
-export interface ServerStatus {
-  /**
-   * Name of the server's implementation.
-   */
-  name?: string;
-  /**
-   * Its name for people.
-   */
-  title?: string;
-  /**
-   * Version of the server's implementation.
-   */
-  version?: string;
-  /**
-   * The MCP revision that was negotiated, such as 2025-11-25.
-   */
-  protocolVersion?: string;
-  /**
-   * Names of the capabilities that the server offers.
-   */
-  capabilities?: string[];
-  /**
-   * How many tools the server offers.
-   */
-  toolCount?: number;
-  /**
-   * Hash of the tools' names, descriptions and input schemas; it changes when they do.
-   */
-  toolsHash?: string;
-  /**
-   * Names of the tools, at most 128.
-   */
-  tools?: string[];
-}
-/**
- * What the server says of how to authorize (RFC 9728); unverified.
- */
-export interface AuthorizationStatus {
-  /**
-   * URL of the protected resource metadata.
-   */
-  resourceMetadataUrl?: string;
-  /**
-   * Issuers that grant access.
-   */
-  authorizationServers?: string[];
-  /**
-   * Scopes that the server names.
-   */
-  scopes?: string[];
 }

@@ -14,10 +14,15 @@ export function checkIdentifier(
   const holders = connectors.byIndex('id', id).filter(other => comesBefore(other, connector));
   const [older] = holders.sort((one, other) => (comesBefore(one, other) ? -1 : 1));
   if (!older) return undefined;
+  // What is in another namespace is none of this one's business.
   const { namespace, name } = older.metadata;
+  const who =
+    namespace === connector.metadata.namespace
+      ? `the older connector ${name}`
+      : 'an older connector in another namespace';
   return rejected(
     'IdConflict',
-    `spec.id ${JSON.stringify(id)} is taken by the older connector ${name} in namespace ${namespace}: make this one anew with another id, or delete that one`,
+    `spec.id ${JSON.stringify(id)} is taken by ${who}: make this one anew with another id, or delete that one`,
   );
 }
 

@@ -4,7 +4,8 @@ import { createHash } from 'node:crypto';
 import { ANNOTATION, FIELD_MANAGER, type Finding, type PersonalConnector } from '../api/connector.ts';
 import { type Declared, keyOf } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
-import { type ApiError, isConflict, isForbidden, isInvalid, isNotFound } from '../kube/errors.ts';
+import { ApiError, isConflict, isForbidden, isInvalid, isNotFound } from '../kube/errors.ts';
+
 import {
   belongsTo,
   CHILD_TYPES,
@@ -31,6 +32,10 @@ export interface Obstacle {
 
 /** How soon to look again whether a foreign object gave up a name: it carries no label of ours, so no watch tells. */
 const NAME_CONFLICT_RETRY_MS = 60_000;
+/** How soon to try again what the API server refused: a policy or a default of the cluster may have changed. */
+const REFUSED_RETRY_MS = 300_000;
+/** How soon to look again for the end of a deleted connector's child, where no watch tells it. */
+const COLLECTION_RETRY_MS = 5_000;
 
 /**
  * A version that no object can have: etcd's first write makes revision 2. A server-side apply that carries it creates
@@ -120,7 +125,7 @@ function obstacle(error: unknown, connector: PersonalConnector): Obstacle {
     if (owner?.name === connector.metadata.name) {
       // Left by a deleted connector of this name; the garbage collector is on its way, and its deletion is an event.
       const message = `waiting until the ${kind} ${metadata.name} of the deleted connector of this name is gone`;
-      return { deployed: { status: 'Unknown', reason: 'Progressing', message } };
+      return { deployed: { status: 'Unknown', reason: 'Progressing', message }, retryAfterMs: COLLECTION_RETRY_MS };
     }
     const fix =
       kind === 'Service'
@@ -129,17 +134,16 @@ function obstacle(error: unknown, connector: PersonalConnector): Obstacle {
     const message = `the ${kind} ${metadata.name} exists and belongs to ${owner ? `connector ${owner.name}` : 'somebody else'}: ${fix}`;
     return { accepted: rejected('NameConflict', message), retryAfterMs: NAME_CONFLICT_RETRY_MS };
   }
-  if (isInvalid(error)) {
-    const message = `the API server refuses what the spec leads to: ${(error as ApiError).message}`;
-    return { accepted: rejected('InvalidSpec', message) };
-  }
-  if (isForbidden(error)) {
-    const { message } = error as ApiError;
+  if (isForbidden(error) && /being terminated/.test(error.message)) {
     // Nothing can be made here any more, and soon nothing will be left to look after.
-    if (/being terminated/.test(message)) return {};
-    if (/exceeded quota|admission webhook|denied/.test(message)) {
-      return { deployed: { status: 'False', reason: 'QuotaExceeded', message }, error };
-    }
+    return {};
+  }
+  if (error instanceof ApiError && /exceeded quota|admission webhook|denied/.test(error.message)) {
+    return { deployed: { status: 'False', reason: 'QuotaExceeded', message: error.message }, error };
+  }
+  if (isInvalid(error)) {
+    const message = `the API server refuses what the spec leads to: ${error.message}`;
+    return { accepted: rejected('InvalidSpec', message), retryAfterMs: REFUSED_RETRY_MS };
   }
   return { error };
 }

@@ -27,6 +27,9 @@ export const PODS = { group: '', version: 'v1', plural: 'pods', kind: 'Pod' } as
 export const CHILD_TYPES = [DEPLOYMENTS, SERVICES, NETWORK_POLICIES] as const satisfies ResourceType[];
 export type ChildKind = (typeof CHILD_TYPES)[number]['kind'];
 
+/** The label by which a Deployment tells the Pods of its templates apart. */
+export const TEMPLATE_HASH = 'pod-template-hash';
+
 /** Children and their Pods carry this label; watches select by it. */
 export const CHILD_SELECTOR = `${LABEL.managedBy}=${OPERATOR},${LABEL.connector}`;
 
@@ -179,7 +182,7 @@ export const projectChild =
 export function projectPod(raw: Raw): Pod {
   const { phase, conditions, containerStatuses } = (raw.status ?? {}) as Pod['status'];
   const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels = {} } = raw.metadata;
-  const label = labels[LABEL.connector];
+  const kept = Object.entries(labels).filter(([name]) => name === LABEL.connector || name === TEMPLATE_HASH);
   return {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -190,7 +193,7 @@ export function projectPod(raw: Raw): Pod {
       resourceVersion,
       creationTimestamp,
       ...(deletionTimestamp && { deletionTimestamp }),
-      ...(label && { labels: { [LABEL.connector]: label } }),
+      ...(kept.length > 0 && { labels: Object.fromEntries(kept) }),
     },
     status: {
       ...(phase && { phase }),
@@ -200,12 +203,14 @@ export function projectPod(raw: Raw): Pod {
   };
 }
 
+/** Leaves out what reconciles do not read, and may be a megabyte. */
 export function projectConnector(raw: PersonalConnector): PersonalConnector {
+  const { metadata: _, description: __, iconUrl: ___, ...spec } = raw.spec;
   return {
     apiVersion: apiVersionOf(PERSONAL_CONNECTORS),
     kind: PERSONAL_CONNECTORS.kind,
     metadata: projectMeta(raw),
-    spec: raw.spec,
+    spec,
     ...(raw.status && { status: raw.status }),
   };
 }

@@ -3,7 +3,7 @@
 import type { Finding, PersonalConnector } from '../api/connector.ts';
 import { ANNOTATION } from '../api/connector.ts';
 import type { HostingSpec, Resources } from '../api/generated.ts';
-import type { Child, Deployment, Pod } from './children.ts';
+import { type Child, type Deployment, type Pod, TEMPLATE_HASH } from './children.ts';
 import { desiredChildren, type Settings } from './desired.ts';
 import { childName, credentialsSecret } from './names.ts';
 import { ACCEPTED, type Context, type Progress, rejected, type Strategy } from './plan.ts';
@@ -36,7 +36,7 @@ export const hosted: Strategy = {
       deployed,
       ...(secretMissing && { secretMissing }),
       ...(deployment && { hosting: hostingStatus(deployment, service) }),
-      probeable: deployed.reason === 'Available' ? true : deployed.message,
+      probeable: deployed.reason === 'Available' ? true : isServing(deployment) ? 'as before' : deployed.message,
       trusted: true,
       revision,
     };
@@ -60,12 +60,6 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
       `spec.connectorId ${JSON.stringify(spec.connectorId)} is not in the operator's catalog (known: ${known}): use one of these, have the operator's admin add it, or set spec.hosting.image`,
     );
   }
-  if (hosting.image && !imageAllowed(hosting.image, policy.allowedImages)) {
-    return rejected(
-      'ImageNotAllowed',
-      `spec.hosting.image ${JSON.stringify(hosting.image)} matches nothing in allowedImages: have the operator's admin add it there, or remove the field`,
-    );
-  }
   const serverType = spec.serverType ?? entry?.serverType ?? 'http';
   if (serverType !== 'http') {
     return rejected(
@@ -79,6 +73,14 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
 
   const tag = (spec.version ?? entry?.defaultVersion ?? '').replaceAll('+', '_');
   const image = hosting.image ?? `${entry?.image}:${tag}`;
+  // Another command in the catalog's image is another program: it takes the same leave as another image.
+  const chosen = (['image', 'command', 'args'] as const).filter(field => hosting[field]?.length);
+  if (chosen.length > 0 && !imageAllowed(image, policy.allowedImages)) {
+    return rejected(
+      'ImageNotAllowed',
+      `spec.hosting.${chosen.join(', ')}: the image ${JSON.stringify(image)} matches nothing in allowedImages: have the operator's admin add it there, or remove ${chosen.length === 1 ? 'the field' : 'the fields'}`,
+    );
+  }
   return {
     deployment: childName(metadata.name),
     service: address?.service ?? childName(metadata.name),
@@ -212,19 +214,16 @@ export function deploymentState(deployment: Deployment | undefined, pods: readon
   );
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) return waiting;
   if (wanted === 0) return found('True', 'ScaledToZero', 'the hosted server is scaled to zero: scale it up to use it');
-  if (updatedReplicas === wanted && availableReplicas === wanted && replicas === wanted) {
+  if (availableReplicas >= wanted && updatedReplicas === replicas) {
     return found('True', 'Available', wanted === 1 ? 'the Pod is ready' : `all ${wanted} Pods are ready`);
   }
-  const failure = condition(deployment, 'ReplicaFailure');
-  if (failure?.status === 'True') {
-    const text = failure.message ?? failure.reason ?? '';
-    const reason = /exceeded quota|is forbidden|denied/.test(text) ? 'QuotaExceeded' : 'RolloutFailed';
-    return found('False', reason, `Pods cannot be created: ${text}`);
+  const trouble = podsTrouble(deployment, pods);
+  if (updatedReplicas === replicas && availableReplicas > 0) {
+    // It serves as declared, if with less than all Pods: one is being moved, say, or an autoscaler wants more.
+    const remark = trouble ? `; ${trouble.deployed.message}` : '';
+    return found('True', 'Available', `${availableReplicas} of ${wanted} Pods are ready${remark}`);
   }
-  for (const pod of pods) {
-    const trouble = podTrouble(pod);
-    if (trouble) return trouble;
-  }
+  if (trouble) return trouble;
   const progress = condition(deployment, 'Progressing');
   if (progress?.status === 'False' && progress.reason === 'ProgressDeadlineExceeded') {
     return found(
@@ -236,16 +235,45 @@ export function deploymentState(deployment: Deployment | undefined, pods: readon
   return waiting;
 }
 
+/** Why Pods cannot be made, or the first of the newest will not become ready by waiting alone. */
+function podsTrouble(deployment: Deployment, pods: readonly Pod[]): DeploymentState | undefined {
+  const failure = condition(deployment, 'ReplicaFailure');
+  if (failure?.status !== 'True')
+    return newest(pods)
+      .map(podTrouble)
+      .find(trouble => trouble !== undefined);
+  const text = failure.message ?? failure.reason ?? '';
+  const reason = /exceeded quota|is forbidden|denied/.test(text) ? 'QuotaExceeded' : 'RolloutFailed';
+  // What follows tells how much is used at the moment.
+  return found('False', reason, `Pods cannot be created: ${text.replace(/, requested: .*$/s, '')}`);
+}
+
+/** Whether Pods of an earlier template serve while new ones come up. */
+function isServing(deployment: Deployment | undefined): boolean {
+  return (deployment?.status?.availableReplicas ?? 0) > 0 && deployment?.spec.replicas !== 0;
+}
+
+/** The Pods of the newest template, by name: what is wrong with older ones is being mended. */
+function newest(pods: readonly Pod[]): Pod[] {
+  const age = ({ metadata }: Pod): string => `${metadata.creationTimestamp} ${metadata.name}`;
+  const [latest] = [...pods].sort((a, b) => (age(a) < age(b) ? 1 : -1));
+  const template = latest?.metadata.labels?.[TEMPLATE_HASH];
+  return pods
+    .filter(({ metadata, status }) => metadata.labels?.[TEMPLATE_HASH] === template && status.phase !== 'Failed')
+    .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+}
+
 /** Why a Pod will not become ready by waiting alone, or undefined. */
 function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
   if (metadata.deletionTimestamp) return undefined;
   const scheduled = status.conditions?.find(({ type }) => type === 'PodScheduled');
   if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
-    return found(
-      'False',
-      'Unschedulable',
-      `no node can take Pod ${metadata.name}: ${scheduled.message ?? 'see its events'}`,
-    );
+    // Without the numbers of nodes, which come and go.
+    const why = (scheduled.message ?? '')
+      .replace(/^\d+\/\d+ nodes are available:? ?/, '')
+      .replace(/ ?preemption: .*$/s, '')
+      .replaceAll(/\b\d+ (?=node)/g, '');
+    return found('False', 'Unschedulable', `no node can take Pod ${metadata.name}: ${why || 'see its events'}`);
   }
   for (const container of status.containerStatuses ?? []) {
     const { reason, message = '' } = container.state?.waiting ?? {};
@@ -260,8 +288,9 @@ function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
           `Pod ${metadata.name}: the image ${container.image} cannot be pulled: check its name, tag and spec.hosting.imagePullSecrets`,
         );
       case 'CreateContainerConfigError':
-        if (/secret|configmap|key/i.test(message)) {
-          return { ...progressing(`Pod ${metadata.name} waits: ${message}`), secretMissing: message };
+        if (/^(secret|configmap) ".*" not found|^couldn't find key /.test(message)) {
+          const missing = `${message}: create it, and the Pod starts by itself`;
+          return { ...progressing(`Pod ${metadata.name} waits: ${message}`), secretMissing: missing };
         }
         return found('False', 'RolloutFailed', `Pod ${metadata.name} cannot start: ${message}`);
       case 'CreateContainerError':

@@ -42,8 +42,8 @@ export interface Progress {
   /** A Secret or key that a Pod waits for. */
   secretMissing?: string;
   hosting?: { deployment: string; service?: string; image: string; replicas: number; readyReplicas: number };
-  /** Whether the server can be probed; if not, why. */
-  probeable: true | string;
+  /** Whether the server can be probed; if not, why. `as before`: what served before still does, while it is replaced. */
+  probeable: true | 'as before' | (string & {});
   /** Whether the operator itself built the URL. */
   trusted: boolean;
   /** Changes when what serves the URL was replaced. */

@@ -10,7 +10,8 @@ const catalogEntry = z.strictObject({
   image: z.string().regex(/^([^\s@]+\/)?[^\s@:/]+$/, 'must be an image without tag, digest or spaces'),
   /** Tag to run when spec.version is absent. */
   defaultVersion: z.string().regex(/^[\w][\w.-]{0,127}$/, 'must be an image tag'),
-  serverType: z.enum(['http', 'websocket', 'stdio']).default('http'),
+  /** What the server speaks; this version of the operator hosts http only. */
+  serverType: z.enum(['http']).default('http'),
   port: z.int().min(1).max(65535).default(8000),
   path: z.string().startsWith('/').default('/mcp'),
   command: z.array(z.string()).optional(),

@@ -1,6 +1,6 @@
 /** Brings one connector to its declared state and tells the truth about it. */
 
-import { PERSONAL_CONNECTORS, type PersonalConnector, STATUS_FIELD_MANAGER } from '../api/connector.ts';
+import { ANNOTATION, PERSONAL_CONNECTORS, type PersonalConnector, STATUS_FIELD_MANAGER } from '../api/connector.ts';
 import type { PersonalConnectorStatus } from '../api/generated.ts';
 import { apiVersionOf, type Key } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
@@ -79,9 +79,10 @@ export function createReconciler({
     obstacle: Obstacle | undefined,
     signal: AbortSignal,
   ): Promise<void> {
-    const progress = strategyOf(connector).progress(observe(connector));
+    const progress = strategyOf(connector).progress(observe(connector, plan));
     const target = targetOf(connector, plan, progress, context.policy, client);
-    probes.set(key, 'why' in target ? undefined : target, wasHealthy(connector, plan) ? 'healthy' : undefined);
+    if (!('why' in target)) probes.set(key, target, wasHealthy(connector, plan) ? 'healthy' : undefined);
+    else if (target.why !== 'as before') probes.set(key, undefined);
     const result = probes.result(key);
     const status = statusOf({ connector, plan, obstacle, progress, target, result, now: now() });
     if (!differs(status, connector.status)) return;
@@ -89,11 +90,14 @@ export function createReconciler({
     for (const event of eventsOf(connector, status)) events.record(connector, event);
   }
 
-  function observe({ metadata }: PersonalConnector): Observed {
+  function observe({ metadata }: PersonalConnector, { children = [] }: Plan): Observed {
     const { Deployment, Service } = stores.children;
+    const service = children.find(({ type }) => type.kind === 'Service')?.object.metadata.name;
+    const services = Service.byIndex('owner', metadata.uid);
     return {
       deployment: Deployment.byIndex('owner', metadata.uid)[0] as Deployment | undefined,
-      service: Service.byIndex('owner', metadata.uid)[0],
+      // While it moves to another name there are two.
+      service: services.find(({ metadata: { name } }) => name === service) ?? services[0],
       pods: stores.pods.byIndex('connector', podIndex(metadata.namespace, labelValue(metadata.name))),
     };
   }
@@ -123,10 +127,18 @@ export function createReconciler({
   }
 }
 
-/** Whether the last probe that an earlier life of the operator reported was good, and speaks of this spec. */
+/** Whether the last probe that an earlier life of the operator reported was good, and answers what is asked now. */
 function wasHealthy(connector: PersonalConnector, plan: Plan): boolean {
-  const reachable = connector.status?.conditions?.find(({ type }) => type === 'Reachable');
-  return reachable?.status === 'True' && stillStands(connector, plan);
+  const { status, metadata } = connector;
+  if (!stillStands(connector, plan) || status?.lastHandledRecheck !== metadata.annotations?.[ANNOTATION.recheck])
+    return false;
+  const of = (type: string) => status?.conditions?.find(condition => condition.type === type);
+  const verified = of('Verified');
+  return (
+    of('Reachable')?.status === 'True' &&
+    of('Authorized')?.status !== 'False' &&
+    (verified?.status !== 'False' || verified.reason === 'ToolsChanged')
+  );
 }
 
 /** Errors go back to the queue, which tries again later; all else waits for its event or its time. */

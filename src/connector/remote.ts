@@ -15,20 +15,34 @@ export const remote: Strategy = {
   progress: () => ({ probeable: true, trusted: false, revision: '' }),
 };
 
-function accept({ serverUrl = '', serverType }: PersonalConnectorSpec, guard: Guard): Finding<'Accepted'> {
+function accept({ serverUrl = '', serverType, probe }: PersonalConnectorSpec, guard: Guard): Finding<'Accepted'> {
+  const shown = JSON.stringify(serverUrl.replace(/\/\/[^/?#]*@/, '//…@'));
   if (serverType === 'websocket') {
     return rejected(
       'InvalidSpec',
       'spec.serverType websocket cannot be probed by this version of the operator: use the http endpoint of the server',
     );
   }
-  if (!URL.canParse(serverUrl)) {
+  const url = URL.canParse(serverUrl) ? new URL(serverUrl) : undefined;
+  if (!url || !['http:', 'https:'].includes(url.protocol)) {
     return rejected(
       'InvalidSpec',
-      `spec.serverUrl ${JSON.stringify(serverUrl)} is no URL: set it to one such as https://mcp.example.com/mcp`,
+      `spec.serverUrl ${shown} is no http or https URL: set it to one such as https://mcp.example.com/mcp`,
     );
   }
-  const { hostname } = new URL(serverUrl);
-  const denied = guard.denyLiteral(hostname);
-  return denied === undefined ? ACCEPTED : rejected('AddressDenied', `spec.serverUrl: ${denied}`);
+  if (url.username || url.password || url.hash) {
+    return rejected(
+      'InvalidSpec',
+      `spec.serverUrl ${shown} holds a user name, password or fragment: remove it, and give credentials as spec.probe.headers`,
+    );
+  }
+  const denied = guard.denyLiteral(url.hostname);
+  if (denied !== undefined) return rejected('AddressDenied', `spec.serverUrl: ${denied}`);
+  if (probe?.headers?.length && url.protocol === 'http:' && !guard.vouchesFor(url.hostname)) {
+    return rejected(
+      'InvalidSpec',
+      `spec.probe.headers would be sent in clear to ${url.host}: use an https URL, or have the operator's admin name the host in addressPolicy`,
+    );
+  }
+  return ACCEPTED;
 }

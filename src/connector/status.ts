@@ -2,6 +2,7 @@
 
 import { isDeepStrictEqual } from 'node:util';
 import {
+  ANNOTATION,
   CONDITIONS,
   type ConditionType,
   connectorIdentifier,
@@ -34,12 +35,14 @@ type Aspects = Pick<Verdict, 'reachable' | 'verified' | 'authorized'> & {
 
 /** The whole status. Pure; equal findings at another time give an equal status. */
 export function statusOf(findings: Findings): PersonalConnectorStatus {
-  const { connector, plan, obstacle, progress, result, now } = findings;
+  const { connector, plan, obstacle, progress, target, result, now } = findings;
   const { metadata, spec, status: previous } = connector;
   const generation = metadata.generation ?? 0;
 
   const accepted = acceptedOf(findings);
-  const deployed = obstacle?.deployed ?? progress.deployed;
+  // Of a spec that is rejected, only what is there already can be told.
+  const applies = plan.accepted.status === 'True' || progress.hosting !== undefined;
+  const deployed = applies ? (obstacle?.deployed ?? progress.deployed) : undefined;
   const { server, authorization, ...aspects } = aspectsOf(findings);
   const summed = [accepted, deployed, aspects.reachable, aspects.verified, aspects.authorized];
   const ready = readyOf(
@@ -64,7 +67,9 @@ export function statusOf(findings: Findings): PersonalConnectorStatus {
   // A hosted server's address is told once something serves it, and then stays.
   const served = plan.accepted.status === 'True' && (deployed?.status ?? 'True') === 'True';
   const told = plan.accepted.status === 'True' && previous?.serverUrl === plan.serverUrl;
-  const recheck = result?.recheck ?? previous?.lastHandledRecheck;
+  // Where there is nothing to probe, a reconcile is all that a recheck can ask for.
+  const asked = 'why' in target && target.why !== 'as before' ? metadata.annotations?.[ANNOTATION.recheck] : undefined;
+  const recheck = asked ?? result?.recheck ?? previous?.lastHandledRecheck;
 
   return {
     observedGeneration: generation,
@@ -103,12 +108,12 @@ function isStalled(accepted: Finding<'Accepted'>): boolean {
 
 function aspectsOf({ connector, plan, target, result }: Findings): Aspects {
   const { spec, status: previous } = connector;
-  if ('why' in target) {
+  if ('why' in target && target.why !== 'as before') {
     const { why: reason, message } = target;
     const unknown = { status: 'Unknown', reason, message } as const;
     return { reachable: unknown, verified: unknown, authorized: unknown };
   }
-  if (!result || result.fingerprint !== target.fingerprint) {
+  if (!result || ('fingerprint' in target && result.fingerprint !== target.fingerprint)) {
     const kept = previous && stillStands(connector, plan) ? keptAspects(previous) : undefined;
     const unknown = { status: 'Unknown', reason: 'Pending', message: 'the first probe is on its way' } as const;
     return kept ?? { reachable: unknown, verified: unknown, authorized: unknown };
@@ -121,10 +126,17 @@ function aspectsOf({ connector, plan, target, result }: Findings): Aspects {
     reason: 'ToolsChanged',
     message: `the tools have the hash ${server?.toolsHash} and not the approved one: review them, then copy the hash to spec.probe.approvedToolsHash`,
   };
-  const unapproved = verified.status === 'True' && approved && server?.toolsHash && server.toolsHash !== approved;
+  // An approval that is not compared would be worth nothing: a server need only refuse to list its tools.
+  const uncompared: Finding<'Verified'> = {
+    status: 'Unknown',
+    reason: 'Pending',
+    message: 'the tools could not be listed this time, so they cannot be compared with spec.probe.approvedToolsHash',
+  };
+  const listed = result.verdict.server?.tools;
+  const approval = !listed ? uncompared : listed.hash === approved ? verified : changed;
   return {
     reachable,
-    verified: unapproved ? changed : verified,
+    verified: approved && verified.status === 'True' ? approval : verified,
     authorized,
     ...(server && { server }),
     ...(authorization && { authorization }),
@@ -238,7 +250,8 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
     if (status === 'True' && type === 'Ready') events.push({ type: 'Normal', reason, action: type, note: message });
   }
   const { lifecycle, replacedBy } = connector.spec;
-  if (lifecycle === 'deprecated' && before?.observedGeneration !== next.observedGeneration) {
+  const told = before?.conditions?.some(({ message }) => message.includes('; deprecated'));
+  if (lifecycle === 'deprecated' && before?.observedGeneration !== next.observedGeneration && !told) {
     const note = `this connector is deprecated${replacedBy ? `: use ${replacedBy} instead` : ''}`;
     events.push({ type: 'Warning', reason: 'Deprecated', action: 'Lifecycle', note });
   }

@@ -1,6 +1,6 @@
 /** The caches that reconciles read, and which connectors a change in them concerns. */
 
-import { PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
+import { LABEL, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
 import { type Key, type KubeObject, keyOf } from '../api/meta.ts';
 import type { KubeClient, Scope } from '../kube/client.ts';
 import { type Reflector, startReflector } from '../kube/reflector.ts';
@@ -51,7 +51,8 @@ export function watchChanges(
     // A first sight, as when the operator starts, waits behind what people change meanwhile.
     if (object) enqueue(keyOf(object), previous ? 'high' : 'low');
     const ids = new Set([previous?.spec.id, current?.spec.id]);
-    if (ids.size === 1 && previous && current) return;
+    // The same object twice stands for a change that our own write brought along: nobody knows what it was before.
+    if (ids.size === 1 && previous && current && previous !== current) return;
     for (const id of ids) {
       for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) {
         if (namesake !== current) enqueue(keyOf(namesake), 'high');
@@ -66,7 +67,7 @@ export function watchChanges(
   pods.subscribe(({ previous, current }) => {
     const pod = current ?? previous;
     if (!pod) return;
-    const index = podIndex(pod.metadata.namespace, Object.values(pod.metadata.labels ?? {})[0]);
+    const index = podIndex(pod.metadata.namespace, pod.metadata.labels?.[LABEL.connector]);
     for (const connector of connectors.byIndex('label', index)) enqueue(keyOf(connector), 'high');
   });
 }

@@ -20,14 +20,14 @@ const CONFIG_MAPS = {
 const DEFAULT_FAILURE_THRESHOLD = 3;
 const DEFAULT_SUCCESS_THRESHOLD = 1;
 
-/** The target to probe, or why there is none. */
+/** The target to probe, or why there is none; `as before` leaves the probes as they are. */
 export function targetOf(
   connector: PersonalConnector,
   plan: Plan,
   progress: Progress,
   policy: Policy,
   client: KubeClient,
-): Target | { why: 'Maintenance' | 'ProbeDisabled' | 'Pending'; message: string } {
+): Target | { why: 'Maintenance' | 'ProbeDisabled' | 'Pending' | 'as before'; message: string } {
   const { metadata, spec } = connector;
   const probe: ProbeSpec = spec.probe ?? {};
   if (spec.lifecycle === 'maintenance')
@@ -37,6 +37,7 @@ export function targetOf(
   if (plan.accepted.status !== 'True' || plan.serverUrl === undefined) {
     return { why: 'Pending', message: 'not probed before the spec is accepted' };
   }
+  if (progress.probeable === 'as before') return { why: 'as before', message: 'the first probe is on its way' };
   if (progress.probeable !== true) return { why: 'Pending', message: progress.probeable };
   const { headers = [], caBundle } = probe;
   return {
@@ -93,7 +94,7 @@ async function readSecrets({ namespace, headers, caBundle, readable, client, sig
       if (isNotFound(error)) throw new CredentialsMissing(`${field} names ${what}, which does not exist: create it`);
       if (isForbidden(error))
         throw new CredentialsMissing(
-          `${field} names ${what}, which the operator may not read: have its admin grant it`,
+          `${field} names ${what}, which the operator may not read: have its admin set rbac.${type === SECRETS ? 'readSecrets' : 'readConfigMaps'}`,
         );
       throw error;
     }

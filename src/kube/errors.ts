@@ -18,15 +18,15 @@ export class ApiError extends Error {
   }
 }
 
-export const isNotFound = (error: unknown): boolean => error instanceof ApiError && error.status === 404;
+export const isNotFound = (error: unknown): error is ApiError => error instanceof ApiError && error.status === 404;
 /** Another version or another object is there: a resourceVersion or UID did not match, or a name is taken. */
-export const isConflict = (error: unknown): boolean => error instanceof ApiError && error.status === 409;
+export const isConflict = (error: unknown): error is ApiError => error instanceof ApiError && error.status === 409;
 /** The list or watch cannot go on from the given resourceVersion (410 Gone). */
-export const isExpired = (error: unknown): boolean => error instanceof ApiError && error.status === 410;
+export const isExpired = (error: unknown): error is ApiError => error instanceof ApiError && error.status === 410;
 /** The object breaks a rule of the API: sending it again cannot help. */
-export const isInvalid = (error: unknown): boolean =>
+export const isInvalid = (error: unknown): error is ApiError =>
   error instanceof ApiError && (error.status === 400 || error.status === 422);
-export const isForbidden = (error: unknown): boolean => error instanceof ApiError && error.status === 403;
+export const isForbidden = (error: unknown): error is ApiError => error instanceof ApiError && error.status === 403;
 
 /** One line for logs and conditions: the message, with the cause where there is one. */
 export function describeError(error: unknown): string {

@@ -31,13 +31,15 @@ const PUBLIC_IPV6 = ipaddr.parseCIDR('2000::/3') as [ipaddr.IPv6, number];
 export interface Guard {
   /** The addresses to dial for a host of a URL, a name or a literal in any spelling. Throws AddressDenied. */
   resolve(host: string): Promise<readonly string[]>;
+  /** Whether the policy names this host, or the range of this address: the admin vouches for the network to it. */
+  vouchesFor(host: string): boolean;
   /** What is wrong with a host that is an address literal; undefined for names, which are judged when dialled. */
   denyLiteral(host: string): string | undefined;
 }
 
-/** Lets everything pass: for the servers that the operator hosts, whose URLs it built itself. */
+/** For the servers that the operator hosts, whose URLs it built itself: denies only what is never reached. */
 export function openGuard(lookup: Lookup = resolveAll): Guard {
-  return { resolve: lookup, denyLiteral: () => undefined };
+  return createGuard({ allowCidrs: ['0.0.0.0/0', '::/0'], allowHosts: [] }, lookup);
 }
 
 /** Makes a guard. Throws when the policy holds a range that is none. */
@@ -55,6 +57,9 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
   const hostAllowed = (host: string): boolean =>
     allowedHosts.some(allowed => (allowed.startsWith('.') ? host.endsWith(allowed) : host === allowed));
 
+  const inRanges = (address: ipaddr.IPv4 | ipaddr.IPv6): boolean =>
+    ranges.some(([net, bits]) => net.kind() === address.kind() && address.match(net as never, bits));
+
   /** Why an address may not be dialled, or undefined. */
   function deny(host: string, literal: string): string | undefined {
     // `process` turns IPv4-mapped IPv6 addresses into the IPv4 address that would be dialled.
@@ -68,8 +73,7 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
     // NAT64 is how an IPv6-only cluster reaches the public IPv4 internet.
     if (isPublic(address.range() === 'rfc6052' && inner ? inner : address)) return undefined;
     if (hostAllowed(host)) return undefined;
-    if (ranges.some(([net, bits]) => net.kind() === address.kind() && address.match(net as never, bits)))
-      return undefined;
+    if (inRanges(address)) return undefined;
     return `${named} is not a public address (${address.range()}): use a public one, or have the operator's admin allow it in addressPolicy`;
   }
 
@@ -82,6 +86,10 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
         if (reason) throw new AddressDenied(reason);
       }
       return addresses;
+    },
+    vouchesFor(host) {
+      const name = canonicalHost(host);
+      return hostAllowed(name) || (isIP(name) !== 0 && inRanges(ipaddr.process(name)));
     },
     denyLiteral(host) {
       const name = canonicalHost(host);

@@ -7,7 +7,7 @@ import {
   StreamableHTTPClientTransport,
   UnsupportedProtocolVersionError,
 } from '@modelcontextprotocol/client';
-import { openExchange, type Seen } from './fetch.ts';
+import { openExchange, type Seen, UnreadableAnswer } from './fetch.ts';
 import { AddressDenied, type Guard } from './guard.ts';
 import type { Challenge, Outcome, ServerFacts } from './outcome.ts';
 import { CredentialsMissing, type Target } from './target.ts';
@@ -43,6 +43,7 @@ export function createProbe({ guard, trustedGuard, client: identity, userAgent }
       headers: secrets?.headers ?? {},
       ca: secrets?.ca,
       userAgent,
+      timeoutMs: target.timeoutMs,
       signal: deadline,
     });
     const transport = new StreamableHTTPClientTransport(new URL(target.url), { fetch: exchange.fetch });
@@ -126,7 +127,7 @@ export function classify(
   }
   if (deadline.aborted) return { kind: 'timeout', afterMs: target.timeoutMs };
   const { status } = seen;
-  if (status === undefined) return { kind: 'broken', why: message(error) };
+  if (status === undefined) return { kind: 'broken', why: message(seen.error ?? error) };
   if (error instanceof UnsupportedProtocolVersionError || /protocol version is not supported/i.test(message(error))) {
     return { kind: 'protocol-mismatch', why: cleanText(message(error), 256) };
   }
@@ -134,7 +135,7 @@ export function classify(
   if (status === 403 && parseError(seen) === 'insufficient_scope') {
     return { kind: 'insufficient-scope', challenge: parseChallenge(seen) ?? {} };
   }
-  if (status === 408 || status === 504) return { kind: 'timeout', afterMs: target.timeoutMs };
+  if (status === 408) return { kind: 'timeout', afterMs: target.timeoutMs };
   if (status === 429) return { kind: 'rate-limited', retryAfterMs: retryAfterMs(seen.retryAfter) };
   if (status === 403 || status === 404 || status === 410 || status === 421 || status >= 500)
     return { kind: 'http-error', status };
@@ -157,6 +158,7 @@ const UNREADABLE = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MA
 function classifyNetwork(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'>): Outcome | undefined {
   for (const cause of causes(error)) {
     if (cause instanceof AddressDenied) return { kind: 'address-denied', why: cause.message };
+    if (cause instanceof UnreadableAnswer) return { kind: 'not-mcp', why: cause.message };
     const code = (cause as { code?: unknown }).code;
     if ((cause as { name?: unknown }).name === 'HTTPParserError')
       return { kind: 'not-mcp', why: 'its answer is not HTTP' };
@@ -188,7 +190,8 @@ function parseChallenge(seen: Seen): Challenge | undefined {
     ?.split(' ')
     .filter(Boolean)
     .slice(0, 32)
-    .map(part => cleanText(part, 128));
+    .map(part => cleanText(part, 128))
+    .sort();
   return {
     ...(resourceMetadataUrl && { resourceMetadataUrl: cleanText(resourceMetadataUrl.href, 2048) }),
     ...(scopes?.length && { scopes }),
@@ -229,6 +232,9 @@ function rpcErrorMessage(body: string): string {
   }
 }
 
+/** What went wrong at the bottom of it; the client's own words above it say only that it failed. */
 function message(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  const [deepest] = [...causes(error)].reverse();
+  const { message: text = String(error), code } = (deepest ?? {}) as { message?: string; code?: unknown };
+  return cleanText(typeof code === 'string' && !text.includes(code) ? `${code}: ${text}` : text, 256);
 }

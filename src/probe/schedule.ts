@@ -42,6 +42,9 @@ export interface ProbeSchedulerOptions {
 interface Entry {
   target: Target;
   timer: NodeJS.Timeout | undefined;
+  /** When the next probe is due, and the time before which the server asked not to be asked, in ms since the epoch. */
+  dueAt: number;
+  notBefore: number;
   running: AbortController | undefined;
   result: ProbeResult | undefined;
   /** What was last found out for sure, by us or by an earlier life of the operator. */
@@ -53,7 +56,7 @@ interface Entry {
 
 /** After a failure the next probe comes sooner than the interval: 5 s, doubling up to it. */
 const FIRST_RETRY_MS = 5_000;
-/** After a probe that told nothing, such as a 429 without a time. */
+/** After a probe that could not be made. */
 const INCONCLUSIVE_RETRY_MS = 20_000;
 /** Probes are spread by ± 10 %, so that connectors that were made together drift apart. */
 const JITTER = 0.1;
@@ -65,6 +68,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
 
   function schedule(key: Key, entry: Entry, delayMs: number): void {
     clearTimeout(entry.timer);
+    entry.dueAt = Date.now() + delayMs;
     // A timer takes at most 2^31 - 1 ms.
     entry.timer = setTimeout(() => void run(key, entry), Math.min(2 ** 31 - 1, delayMs));
   }
@@ -81,7 +85,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     entry.running = running;
     let release: (() => void) | undefined;
     try {
-      release = await limiter.acquire(new URL(target.url).host, running.signal);
+      release = await limiter.acquire(new URL(target.url).hostname, running.signal);
       const start = performance.now();
       const outcome = await probe(target, running.signal).catch(
         (error: unknown): Outcome => ({ kind: 'broken', why: error instanceof Error ? error.message : String(error) }),
@@ -119,6 +123,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
       if (entry.health === 'healthy' && entry.failures < target.failureThreshold) published = before;
       else entry.health = 'failed';
     }
+    entry.notBefore = Date.now() + (judgement.conclusive ? 0 : (judgement.retryAfterMs ?? 0));
     const { fingerprint, recheck } = target;
     entry.result = published && { fingerprint, recheck, verdict: published };
     return delayAfter(judgement, entry);
@@ -126,7 +131,9 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
 
   function delayAfter(judgement: Judgement, { target, failures, health }: Entry): number {
     if (!judgement.conclusive) {
-      return Math.max(judgement.retryAfterMs ?? 0, spread(Math.min(target.intervalMs, INCONCLUSIVE_RETRY_MS)));
+      const limited = judgement.verdict.verified.reason === 'RateLimited';
+      const wait = spread(limited ? target.intervalMs : Math.min(target.intervalMs, INCONCLUSIVE_RETRY_MS));
+      return Math.max(judgement.retryAfterMs ?? 0, wait);
     }
     if (judgement.verdict.healthy && health === 'healthy') return spread(target.intervalMs);
     return spread(Math.min(target.intervalMs, FIRST_RETRY_MS * 2 ** Math.min(20, Math.max(0, failures - 1))));
@@ -148,6 +155,8 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
         const fresh: Entry = {
           target,
           timer: undefined,
+          dueAt: 0,
+          notBefore: 0,
           running: undefined,
           result: undefined,
           health: known,
@@ -171,7 +180,8 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
         stop(entry);
         schedule(key, entry, 0);
       } else if (old.intervalMs > target.intervalMs && !entry.running) {
-        schedule(key, entry, spread(target.intervalMs));
+        const wait = Math.min(entry.dueAt - Date.now(), spread(target.intervalMs));
+        schedule(key, entry, Math.max(entry.notBefore - Date.now(), wait, 0));
       }
     },
     result: key => entries.get(key)?.result,

@@ -7,7 +7,8 @@ import type { AddressInfo } from 'node:net';
 export type Check = () => string | undefined;
 
 export interface HealthOptions {
-  host: string;
+  /** All addresses, IPv4 and IPv6, if absent. */
+  host: string | undefined;
   /** 0 takes a free one. */
   port: number;
   alive: Check;
@@ -48,9 +49,15 @@ export async function startHealthServer({ host, port, alive, ready, metrics }: H
   server.requestTimeout = 10_000;
   server.maxConnections = 64;
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(port, host, () => {
-      server.off('error', reject);
+    server.once('error', cause => {
+      reject(
+        new Error(`cannot serve health and metrics at port ${port}: choose another with --port or HEALTH_PORT`, {
+          cause,
+        }),
+      );
+    });
+    server.listen({ port, ...(host && { host }) }, () => {
+      server.removeAllListeners('error');
       resolve();
     });
   });

@@ -42,16 +42,20 @@ interface EventObject extends KubeObject {
   regarding: { name: string };
 }
 
-/** The Events about a connector are, or become, these and no others. */
+const expectedEvents = new Map<string, string[]>();
+
+async function eventsAbout(name: string): Promise<string[]> {
+  const events = await cluster.list<EventObject>(EVENTS);
+  return events
+    .filter(({ regarding }) => regarding.name === name)
+    .map(({ type, reason }) => `${type} ${reason}`)
+    .sort();
+}
+
+/** The Events about a connector become these; the last test sees that they stayed these. */
 async function expectEvents(name: string, expected: string[]): Promise<void> {
-  const about = async (): Promise<string[]> => {
-    const events = await cluster.list<EventObject>(EVENTS);
-    return events
-      .filter(({ regarding }) => regarding.name === name)
-      .map(({ type, reason }) => `${type} ${reason}`)
-      .sort();
-  };
-  await expect.poll(about).toEqual(expected);
+  expectedEvents.set(name, expected);
+  await expect.poll(() => eventsAbout(name), { timeout: 10_000 }).toEqual(expected);
 }
 
 describe('a connector to a healthy server', () => {
@@ -273,9 +277,7 @@ describe('people decide', () => {
     await cluster.untilReady('first', 'True', 'Ready');
     await cluster.applyConnector('second', { ...custom(server.url), id: 'pcon_same' });
     const second = await cluster.untilReady('second', 'False', 'IdConflict');
-    expect(conditionOf(second, 'Accepted')?.message).toContain(
-      `older connector first in namespace ${cluster.namespace}`,
-    );
+    expect(conditionOf(second, 'Accepted')?.message).toContain('taken by the older connector first');
     expect(conditionOf(second, 'Stalled')?.status).toBe('True');
     await cluster.remove(PERSONAL_CONNECTORS, 'first');
     await cluster.untilReady('second', 'True', 'Ready');
@@ -296,6 +298,11 @@ describe('nothing crashes it:', () => {
     await cluster.untilReady(name, 'True', 'Ready');
     await expectEvents(name, ['Normal Ready']);
   });
+});
+
+it('tells each Event once', async () => {
+  expect(expectedEvents.size).toBeGreaterThan(5);
+  for (const [name, expected] of expectedEvents) expect(await eventsAbout(name), name).toEqual(expected);
 });
 
 it('writes nothing but statuses and Events', () => {

@@ -115,6 +115,16 @@ const REFUSED: [what: string, spec: object, message: string][] = [
     'spec.serverUrl must not hold a user name or password',
   ],
   [
+    'with a password in a URL in capitals',
+    { ...remote, serverUrl: 'HTTPS://me:secret@example.com/mcp' },
+    'spec.serverUrl must not hold a user name or password',
+  ],
+  [
+    'with a WSS URL in capitals and no serverType',
+    { ...remote, serverUrl: 'WSS://example.com/mcp' },
+    'needs spec.serverType websocket',
+  ],
+  [
     'with a fragment in the URL',
     { ...remote, serverUrl: 'https://example.com/mcp#top' },
     'spec.serverUrl must not hold a fragment',

@@ -6,15 +6,7 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { KubeObject } from '../../src/api/meta.ts';
-import {
-  type Child,
-  DEPLOYMENTS,
-  type Deployment,
-  NETWORK_POLICIES,
-  PODS,
-  type Pod,
-  SERVICES,
-} from '../../src/connector/children.ts';
+import { type Child, DEPLOYMENTS, NETWORK_POLICIES, PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 import { OPERATOR_DEPLOYMENT, OPERATOR_NAMESPACE } from '../demo/demo.ts';
 import { readSamples } from '../demo/samples.ts';
@@ -80,9 +72,11 @@ describe.skipIf(inject('noNode'))('on a real node', () => {
     });
   });
 
-  it('a Jira server from the catalog runs in a Pod that has no rights', async () => {
+  it('a hosted server runs in a Pod that has no rights', async () => {
+    await cluster.applyConnector('confined', hosted());
+    await cluster.untilReady('confined', 'True', 'Ready');
     const [pod] = (await cluster.list<Pod & { spec: Record<string, unknown> }>(PODS)).filter(({ metadata }) =>
-      metadata.name.startsWith('jira-'),
+      metadata.name.startsWith('confined-'),
     );
     expect(pod?.spec).toMatchObject({
       automountServiceAccountToken: false,
@@ -221,6 +215,7 @@ describe.skipIf(inject('noNode'))('on a real node', () => {
       await kubectl('-n', OPERATOR_NAMESPACE, 'rollout', 'status', `deployment/${OPERATOR_DEPLOYMENT}`);
       await other.close();
     }
-    expect((await cluster.get<Deployment>(DEPLOYMENTS, 'edited')).status?.readyReplicas).toBe(1);
+    await cluster.applyConnector('afterwards', hosted());
+    await cluster.untilReady('afterwards', 'True', 'Ready');
   });
 });

@@ -39,7 +39,7 @@ describe('the settings', () => {
   it('are these when nothing is said', () => {
     expect(read()).toEqual({
       logLevel: 'info',
-      host: '0.0.0.0',
+      host: undefined,
       port: 8080,
       workers: 16,
       podName: 'local',

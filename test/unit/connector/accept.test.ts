@@ -46,7 +46,7 @@ describe('a pinned id', () => {
       status: 'False',
       reason: 'IdConflict',
       message:
-        'spec.id "pcon_a" is taken by the older connector old in namespace ns-old: make this one anew with another id, or delete that one',
+        'spec.id "pcon_a" is taken by an older connector in another namespace: make this one anew with another id, or delete that one',
     });
   });
 

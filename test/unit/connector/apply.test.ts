@@ -248,6 +248,7 @@ describe('a name that is taken', () => {
         reason: 'Progressing',
         message: 'waiting until the Deployment clickup of the deleted connector of this name is gone',
       },
+      retryAfterMs: 5_000,
     });
     expect(calls).toEqual([]);
   });
@@ -325,6 +326,7 @@ describe('what the API server refuses', () => {
           reason: 'InvalidSpec',
           message: 'the API server refuses what the spec leads to: PATCH /x: 422 spec.ports: Invalid value',
         },
+        retryAfterMs: 300_000,
       },
     ],
     [
@@ -337,6 +339,7 @@ describe('what the API server refuses', () => {
           reason: 'InvalidSpec',
           message: 'the API server refuses what the spec leads to: PATCH /x: 400 bad quantity',
         },
+        retryAfterMs: 300_000,
       },
     ],
     [

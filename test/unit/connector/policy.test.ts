@@ -34,7 +34,7 @@ describe('a policy', () => {
     const jira = {
       image: 'localhost:5000/jira',
       defaultVersion: 'v2.0.0-rc.1',
-      serverType: 'stdio',
+      serverType: 'http',
       port: 9000,
       path: '/',
       command: ['node'],

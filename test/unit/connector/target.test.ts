@@ -221,7 +221,7 @@ describe('the secrets of a target', () => {
       'the right to read it',
       HEADER,
       { 'Secret creds': new ApiError('GET', 403, '{}') },
-      'spec.probe.headers[Authorization] names Secret creds, which the operator may not read: have its admin grant it',
+      'spec.probe.headers[Authorization] names Secret creds, which the operator may not read: have its admin set rbac.readSecrets',
     ],
     [
       'a bundle',

@@ -65,6 +65,41 @@ describe('a probe of a real MCP server', () => {
     expect(server.requests.map(({ method }) => method)).not.toContain('GET');
   });
 
+  it('ends its session also where a redirect led to', async () => {
+    const server = await serve(startMcp({ era: 'legacy', redirectFrom: '/old' }));
+    expect((await probe(server.url.replace('/mcp', '/old'))).kind).toBe('answered');
+    expect(server.sessions()).toBe(0);
+  });
+
+  it('reads 4 MiB of it in all, however many pages it gives, and does without the tools beyond', async () => {
+    let served = 0;
+    const server = await serve(
+      startHttp(async (request, response) => {
+        let body = '';
+        for await (const chunk of request) body += chunk;
+        if (request.method !== 'POST') return void response.writeHead(405).end();
+        const { id, method } = JSON.parse(body);
+        const answer = (result: object): void => {
+          const text = JSON.stringify({ jsonrpc: '2.0', id, result });
+          served += text.length;
+          response.writeHead(200, { 'content-type': 'application/json' }).end(text);
+        };
+        if (method === 'initialize') {
+          const serverInfo = { name: 'large', version: '1' };
+          answer({ protocolVersion: '2025-11-25', capabilities: { tools: {} }, serverInfo });
+        } else if (method === 'tools/list') {
+          const tool = { name: 't', description: 'x'.repeat(1_000_000), inputSchema: { type: 'object' } };
+          answer({ tools: [tool], nextCursor: `c${served}` });
+        } else if (id === undefined) response.writeHead(202).end();
+        else response.writeHead(400).end();
+      }),
+    );
+    const outcome = await probe(server.url);
+    expect(outcome).toMatchObject({ kind: 'answered', server: { name: 'large' } });
+    expect(outcome).not.toHaveProperty('server.tools');
+    expect(served).toBeLessThan(6_000_000);
+  });
+
   it('says who it is', async () => {
     const server = await serve(startMcp());
     await probe(server.url);

@@ -142,8 +142,8 @@ describe('the time of the next probe', () => {
 
   it.each([
     ['the time that the server asked for', LIMITED, MINUTE, 600_000],
-    ['20 s when it named none', { kind: 'rate-limited', retryAfterMs: undefined } as const, MINUTE, 20_000],
-    ['20 s when it named less', { kind: 'rate-limited', retryAfterMs: 1_000 } as const, MINUTE, 20_000],
+    ['the interval when it named none', { kind: 'rate-limited', retryAfterMs: undefined } as const, MINUTE, MINUTE],
+    ['the interval when it named less', { kind: 'rate-limited', retryAfterMs: 1_000 } as const, MINUTE, MINUTE],
     ['20 s after a probe that broke', BROKEN, MINUTE, 20_000],
     ['the interval when that is less', BROKEN, 10_000, 10_000],
   ])('is %s when nothing new is known', async (_what, outcome, intervalMs, wait) => {

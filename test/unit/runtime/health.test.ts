@@ -65,7 +65,10 @@ describe('the health server', () => {
 
   it('does not start on a port that is taken', async () => {
     const { server } = await start();
-    await expect(start({ port: server.port })).rejects.toMatchObject({ code: 'EADDRINUSE' });
+    await expect(start({ port: server.port })).rejects.toMatchObject({
+      message: `cannot serve health and metrics at port ${server.port}: choose another with --port or HEALTH_PORT`,
+      cause: { code: 'EADDRINUSE' },
+    });
   });
 
   it('is gone when it is closed, connections that idle included', async () => {
