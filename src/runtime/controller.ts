@@ -2,17 +2,12 @@
 
 import type { Queue } from './queue.ts';
 
-/** An error that trying again cannot mend: it is counted and reported, and the key waits for its next event. */
-export class TerminalError extends Error {
-  override name = 'TerminalError';
-}
-
 export interface Outcome {
   /** Reconcile again after this time, in ms. */
   requeueAfterMs?: number;
 }
 
-export type Result = 'success' | 'error' | 'terminal' | 'requeue_after';
+export type Result = 'success' | 'error' | 'requeue_after';
 
 export interface ControllerObserver {
   active(workers: number): void;
@@ -46,10 +41,6 @@ export function startController(options: ControllerOptions): { done: Promise<voi
     } catch (error) {
       if (signal.aborted) return 'error';
       onError(key, error);
-      if (error instanceof TerminalError) {
-        queue.forget(key);
-        return 'terminal';
-      }
       queue.retry(key);
       return 'error';
     }

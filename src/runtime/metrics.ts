@@ -42,7 +42,7 @@ export function controllerMetrics(registry: Registry, controller: string): Contr
     labelNames: ['controller'],
     registers,
   });
-  for (const result of ['success', 'error', 'terminal', 'requeue_after'] satisfies Result[]) {
+  for (const result of ['success', 'error', 'requeue_after'] satisfies Result[]) {
     total.inc({ controller, result }, 0);
   }
   errors.inc({ controller }, 0);
@@ -51,7 +51,7 @@ export function controllerMetrics(registry: Registry, controller: string): Contr
     active: workers => active.set({ controller }, workers),
     reconciled(result, took) {
       total.inc({ controller, result });
-      if (result === 'error' || result === 'terminal') errors.inc({ controller });
+      if (result === 'error') errors.inc({ controller });
       seconds.observe({ controller }, took);
     },
   };

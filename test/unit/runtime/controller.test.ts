@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { type Outcome, startController, TerminalError } from '../../../src/runtime/controller.ts';
+import { type Outcome, startController } from '../../../src/runtime/controller.ts';
 import { createQueue, type Queue } from '../../../src/runtime/queue.ts';
 
 const open: Queue[] = [];
@@ -92,12 +92,6 @@ describe('a reconcile', () => {
       },
       'error',
       ['error a boom', 'retry a'],
-    ],
-    [
-      'that cannot be mended is told and not tried again',
-      async () => Promise.reject(new TerminalError('never')),
-      'terminal',
-      ['error a never', 'forget a'],
     ],
   ])('%s', async (_what, reconcile, result, told) => {
     const controller = start(reconcile);

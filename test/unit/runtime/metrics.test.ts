@@ -21,7 +21,6 @@ describe('metrics', () => {
     expect(await samples()).toEqual([
       'controller_runtime_reconcile_total{controller="personalconnector",result="success"} 0',
       'controller_runtime_reconcile_total{controller="personalconnector",result="error"} 0',
-      'controller_runtime_reconcile_total{controller="personalconnector",result="terminal"} 0',
       'controller_runtime_reconcile_total{controller="personalconnector",result="requeue_after"} 0',
       'controller_runtime_reconcile_errors_total{controller="personalconnector"} 0',
       'controller_runtime_active_workers{controller="personalconnector"} 0',
@@ -51,7 +50,6 @@ describe('metrics', () => {
     ['success', 0],
     ['requeue_after', 0],
     ['error', 1],
-    ['terminal', 1],
   ] as const)('count a reconcile that ended with %s, errors: %i', async (result, errors) => {
     const { controller, samples } = make();
     controller.active(3);
