@@ -116,11 +116,12 @@ export function openExchange({ url, guard, headers, ca, userAgent, timeoutMs, si
       if (sessionId) seen.session = { id: sessionId, url: target };
       seen.errorBody = '';
       const encoding = response.headers.get('content-encoding') ?? 'identity';
-      if (encoding !== 'identity')
+      if (encoding !== 'identity') {
         throw new UnreadableAnswer(`it is encoded (${encoding}) although that was not accepted`);
+      }
       const { body: stream, status, headers: answered } = response;
       const bounded = new Response(stream && (stream as ReadableStream<Uint8Array>).pipeThrough(budget()), {
-        status: status === 101 ? 502 : status,
+        status,
         headers: [...answered],
       });
       if (status < 400) return bounded;
