@@ -90,8 +90,8 @@ export const REASONS = {
 
 export type Reason = keyof typeof REASONS;
 
-/** The condition types and, for each status, the reasons it can give: the contract that status.ts is typed against. */
-export const CONDITIONS = {
+/** What can be said of a connector, aspect by aspect. */
+const ASPECTS = {
   Accepted: {
     meaning: 'The operator can serve the spec.',
     True: ['Accepted'],
@@ -141,37 +141,18 @@ export const CONDITIONS = {
     False: ['CredentialsRejected', 'InsufficientScope'],
     Unknown: ['AuthorizationRequired', 'Pending', 'ProbeDisabled', 'Maintenance'],
   },
+} as const satisfies Table;
+
+/** An aspect whose conditions Ready sums up. */
+export type Aspect = keyof typeof ASPECTS;
+
+/** The condition types and, for each status, the reasons it can give: the contract that status.ts is typed against. */
+export const CONDITIONS = {
+  ...ASPECTS,
   Ready: {
     meaning: 'The connector can be used. It sums up the conditions above, and is all that a consumer needs.',
     True: ['Ready', 'AuthorizationRequired', 'Maintenance', 'ProbeDisabled'],
-    False: [
-      'InvalidSpec',
-      'IdConflict',
-      'CatalogEntryMissing',
-      'ImageNotAllowed',
-      'AddressDenied',
-      'SecretNotFound',
-      'NameConflict',
-      'RolloutFailed',
-      'ImagePullFailed',
-      'CrashLooping',
-      'Unschedulable',
-      'QuotaExceeded',
-      'DNSFailure',
-      'ConnectionRefused',
-      'ConnectionReset',
-      'Timeout',
-      'TLSInvalid',
-      'ServerError',
-      'NotFound',
-      'Forbidden',
-      'Redirected',
-      'NotMCP',
-      'ProtocolMismatch',
-      'ToolsChanged',
-      'CredentialsRejected',
-      'InsufficientScope',
-    ],
+    False: [...new Set(Object.values(ASPECTS).flatMap(aspect => aspect.False))],
     Unknown: ['Progressing'],
   },
   Reconciling: {

@@ -3,6 +3,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import {
   ANNOTATION,
+  type Aspect,
   CONDITIONS,
   type ConditionType,
   connectorIdentifier,
@@ -191,12 +192,12 @@ const UNSETTLED = new Set<string>(['Progressing', 'Pending', 'RateLimited', 'Sca
 /** The summary: the first thing that is wrong, else what is still unknown, else that all is well. */
 function readyOf(
   { spec }: PersonalConnector,
-  findings: readonly Finding<ConditionType>[],
+  findings: readonly Finding<Aspect>[],
   obstacle: Obstacle | undefined,
   server: PersonalConnectorStatus['server'],
 ): Finding<'Ready'> {
-  const wrong = findings.find(({ status }) => status === 'False');
-  if (wrong) return wrong as Finding<'Ready'>;
+  const wrong = findings.find(finding => finding.status === 'False');
+  if (wrong) return wrong;
   if (obstacle?.error !== undefined) {
     const text = obstacle.error instanceof Error ? obstacle.error.message : String(obstacle.error);
     return { status: 'Unknown', reason: 'Progressing', message: `trying again: ${text}` };

@@ -5,6 +5,7 @@ import { createProbe, hashTools, retryAfterMs } from '../../../src/probe/mcp.ts'
 import type { Outcome } from '../../../src/probe/outcome.ts';
 import type { Target } from '../../../src/probe/target.ts';
 import { closedPort, startHttp, startMcp, startStatic, type TestServer } from '../../support/servers.ts';
+import { makeTarget } from '../support.ts';
 
 const LOOPBACK = { allowCidrs: ['127.0.0.0/8'], allowHosts: [] };
 const open: TestServer[] = [];
@@ -19,26 +20,13 @@ async function serve<T extends TestServer>(server: Promise<T>): Promise<T> {
 }
 
 function probe(url: string, options: Partial<Target> = {}, policy = LOOPBACK): Promise<Outcome> {
-  const target: Target = {
-    url,
-    trusted: false,
-    fingerprint: url,
-    intervalMs: 60_000,
-    timeoutMs: 5_000,
-    failureThreshold: 1,
-    successThreshold: 1,
-    recheck: undefined,
-    sendsCredentials: false,
-    secrets: undefined,
-    ...options,
-  };
   const run = createProbe({
     guard: createGuard(policy),
     trustedGuard: openGuard(),
     client: { name: 'probe', version: '0.0.0' },
     userAgent: 'probe/0.0.0 (+https://example.com)',
   });
-  return run(target, new AbortController().signal);
+  return run(makeTarget({ url, ...options }), new AbortController().signal);
 }
 
 describe('a probe of a real MCP server', () => {
