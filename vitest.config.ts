@@ -13,6 +13,11 @@ export default defineConfig({
         testTimeout: 60_000,
         hookTimeout: 60_000,
       }),
+      project('faults', {
+        globalSetup: ['test/support/control-plane.setup.ts'],
+        testTimeout: 180_000,
+        hookTimeout: 60_000,
+      }),
       project('cluster', { testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false }),
       project('e2e', {
         globalSetup: ['test/support/node.setup.ts'],

@@ -1,16 +1,22 @@
-/** `npm test [-- parts]`: runs the parts one after another and ends with the line `N passed, N failed[, N skipped]`. */
+/**
+ * `npm test [-- parts] [--long]`: runs the parts one after another and ends with the line `N passed, N failed[, N skipped]`.
+ * `--long` makes the fault suite try all that it can, and write what it found to docs/reliability.md.
+ */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-const PARTS = ['unit', 'cluster', 'api', 'e2e'];
+const PARTS = ['unit', 'cluster', 'api', 'faults', 'e2e'];
 
 const root = dirname(import.meta.dirname);
-const args = process.argv.slice(2);
+const long = process.argv.includes('--long');
+const args = process.argv.slice(2).filter(arg => arg !== '--long');
 const named = args.filter(arg => PARTS.includes(arg));
 const rest = args.filter(arg => !PARTS.includes(arg));
 const dir = mkdtempSync(join(tmpdir(), 'pco-test-'));
+/** Where the fault suite notes its figures, a JSON object a line. */
+const figures = join(dir, 'figures.jsonl');
 const total = { passed: 0, failed: 0, skipped: 0 };
 // Ctrl-C reaches vitest as well, which takes down what its tests started; we go on to say what was counted.
 process.on('SIGINT', () => {});
@@ -20,7 +26,11 @@ for (const part of named.length > 0 ? named : PARTS) {
   const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs');
   const run = ['run', '--project', part, '--reporter', 'default', '--reporter', 'json', `--outputFile.json=${report}`];
   console.log(`\n── ${part} ${'─'.repeat(60 - part.length)}`);
-  const { status, signal } = spawnSync(process.execPath, [vitest, ...run, ...rest], { cwd: root, stdio: 'inherit' });
+  const { status, signal } = spawnSync(process.execPath, [vitest, ...run, ...rest], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, FAULTS_FIGURES: figures, ...(long && { FAULTS_LONG: '1' }) },
+  });
   const counted = count(report);
   total.passed += counted.passed;
   total.failed += counted.failed;
