@@ -18,6 +18,11 @@ const settingsSchema = z.object({
   /** Name and namespace of the Pod that this is, when it is one. */
   podName: z.string().min(1).default('local'),
   podNamespace: z.string().min(1).optional(),
+  /** Of several operators, the one that holds this Lease writes. Absent: this is the only one. */
+  leaseName: z.string().min(1).optional(),
+  leaseNamespace: z.string().min(1).optional(),
+  /** So many reconciles of one connector in a minute, without a change of its spec, are a hot loop. */
+  hotLoopPerMinute: z.coerce.number().int().min(1).default(120),
 });
 
 export type Config = Readonly<z.infer<typeof settingsSchema> & { policy: Policy }>;
@@ -38,6 +43,9 @@ export const USAGE = `personal-connector-operator [options]
   --host ADDRESS        where /healthz, /readyz and /metrics are served                        [HEALTH_HOST]
   --port PORT           … and at which port; 0 takes a free one                                [HEALTH_PORT]
   --workers N           reconciles at a time                                                   [WORKERS]
+  --lease NAME          run beside others: only the holder of this Lease writes                [LEASE_NAME]
+  --lease-namespace NAME   … which is in this namespace; else in that of the Pod                [LEASE_NAMESPACE]
+  --hot-loop N          warn of more reconciles of one connector in a minute than this (120)   [HOT_LOOP]
   --log-level LEVEL     trace, debug, info, warn, error, fatal or silent                       [LOG_LEVEL]
   --help
 
@@ -62,7 +70,12 @@ export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'he
     namespace: flags.namespace ?? variable('WATCH_NAMESPACE'),
     podName: variable('POD_NAME'),
     podNamespace: variable('POD_NAMESPACE'),
+    leaseName: flags.lease ?? variable('LEASE_NAME'),
+    leaseNamespace: flags['lease-namespace'] ?? variable('LEASE_NAMESPACE') ?? variable('POD_NAMESPACE'),
+    hotLoopPerMinute: flags['hot-loop'] ?? variable('HOT_LOOP'),
   });
+  if (settings.leaseName !== undefined && settings.leaseNamespace === undefined)
+    throw new ConfigError('--lease needs --lease-namespace, or POD_NAMESPACE, to say where the Lease is');
   const policy = check(file ?? 'the settings', policySchema, file === undefined ? {} : readYaml(file));
   const { addressPolicy, allowedImages } = policy;
   return Object.freeze({
@@ -95,6 +108,9 @@ function readFlags(args: string[]) {
         host: single,
         port: single,
         workers: single,
+        lease: single,
+        'lease-namespace': single,
+        'hot-loop': single,
         'log-level': single,
         help: { type: 'boolean' },
       },

@@ -1,15 +1,17 @@
 /** Wires the operator together and ends it in order. */
 
+import { randomUUID } from 'node:crypto';
 import { KubeConfig } from '@kubernetes/client-node';
 import { type Logger, pino } from 'pino';
 import packageJson from '../package.json' with { type: 'json' };
-import { OPERATOR } from './api/connector.ts';
+import { ANNOTATION, OPERATOR } from './api/connector.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { createStores, startReflectors, watchChanges } from './connector/stores.ts';
 import { createClient } from './kube/client.ts';
-import { describeError } from './kube/errors.ts';
+import { describeError, isConflict, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
+import { type Election, startElection } from './kube/lease.ts';
 import { createTransport } from './kube/transport.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
 import { createLimiter } from './probe/limiter.ts';
@@ -17,15 +19,24 @@ import { createProbe } from './probe/mcp.ts';
 import { createProbeScheduler } from './probe/schedule.ts';
 import { startController } from './runtime/controller.ts';
 import { startHealthServer } from './runtime/health.ts';
-import { controllerMetrics, createRegistry, probeMetrics, queueMetrics } from './runtime/metrics.ts';
-import { createQueue, type Queue } from './runtime/queue.ts';
+import { createHotLoopGuard } from './runtime/hot-loop.ts';
+import {
+  controllerMetrics,
+  createRegistry,
+  hotLoopMetric,
+  leaderMetric,
+  probeMetrics,
+  queueMetrics,
+  reflectorMetrics,
+} from './runtime/metrics.ts';
+import { createQueue, type Priority, type Queue } from './runtime/queue.ts';
 
 export interface Operator {
   /** Port of /healthz, /readyz and /metrics. */
   port: number;
-  /** Resolves when the caches hold the cluster and work has begun. */
+  /** Resolves when the caches hold the cluster: it works now, or stands by to. */
   ready: Promise<void>;
-  /** Ends it: unready, watches closed, work in hand finished within 30 s, connections closed. */
+  /** Ends it: unready, watches closed, work in hand finished within 30 s, the Lease given up, connections closed. */
   stop(): Promise<void>;
 }
 
@@ -35,13 +46,20 @@ export interface OperatorOptions {
   log: Logger;
   /** Resolves host names for probes; the system's resolver if absent. */
   lookup?: Lookup;
+  /**
+   * Told when another process may lead now: this one has been cut off from the API server, can write nothing more, and
+   * should end at once.
+   */
+  onLost?: () => void;
 }
 
+const CONTROLLER = 'personalconnector';
 const DRAIN_MS = 30_000;
 /** A watch brings a bookmark about once a minute, and is opened anew after 150 s of silence. */
 const WATCH_DEAD_MS = 600_000;
 
-export async function startOperator({ kubeConfig, config, log, lookup }: OperatorOptions): Promise<Operator> {
+export async function startOperator(options: OperatorOptions): Promise<Operator> {
+  const { kubeConfig, config, log, lookup, onLost } = options;
   const { policy } = config;
   const { version, homepage } = packageJson;
   const userAgent = `${OPERATOR}/${version} (+${homepage})`;
@@ -50,14 +68,37 @@ export async function startOperator({ kubeConfig, config, log, lookup }: Operato
   const hard = new AbortController();
 
   const registry = createRegistry();
-  const transport = createTransport(kubeConfig, userAgent);
+  const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader() });
   const client = createClient(transport);
-  const queue: Queue = createQueue(queueMetrics(registry, 'personalconnector', () => queue));
+  const election = startCandidacy();
+  const isLeader = (): boolean => election === undefined || election.isLeader();
+  leaderMetric(registry, config.leaseName ?? OPERATOR, isLeader);
+
+  const queue: Queue = createQueue(queueMetrics(registry, CONTROLLER, () => queue));
+  const countHotLoop = hotLoopMetric(registry, CONTROLLER);
+  const hotLoops = createHotLoopGuard({
+    perMinute: config.hotLoopPerMinute,
+    inputOf: key => {
+      const { generation, annotations } = stores.connectors.get(key)?.metadata ?? {};
+      return `${generation} ${annotations?.[ANNOTATION.recheck]}`;
+    },
+    onHot({ key, reconciles, causes }) {
+      countHotLoop();
+      log.warn(
+        { key, reconciles, causes },
+        'reconciled over and over although its spec did not change: something undoes what the operator does, or what it waits for changes all the time; it is slowed down to once a second',
+      );
+    },
+  });
+  const wake = (key: string, cause: string, priority?: Priority): void => {
+    if (isLeader()) hotLoops.woken(key, cause);
+    queue.add(key, priority);
+  };
   const guard = createGuard(policy.addressPolicy, lookup);
   const probes = createProbeScheduler({
     probe: createProbe({ guard, trustedGuard: openGuard(lookup), client: { name: OPERATOR, version }, userAgent }),
     limiter: createLimiter({ total: policy.probe.concurrency, perHost: policy.probe.perHost }),
-    onResult: key => queue.add(key),
+    onResult: key => wake(key, 'probe'),
     observer: probeMetrics(registry),
   });
   const events = createEventRecorder({
@@ -69,13 +110,14 @@ export async function startOperator({ kubeConfig, config, log, lookup }: Operato
   });
 
   const stores = createStores();
-  watchChanges(stores, (key, priority) => queue.add(key, priority));
+  watchChanges(stores, (key, priority, cause) => wake(key, cause, priority));
   const reflectors = startReflectors(stores, {
     client,
     namespace: config.namespace,
     signal: watching.signal,
     onError: (resource, error) =>
       log.warn({ resource, error: describeError(error) }, 'a watch broke; it is opened again'),
+    observer: reflectorMetrics(registry),
   });
 
   let synced = false;
@@ -83,8 +125,8 @@ export async function startOperator({ kubeConfig, config, log, lookup }: Operato
     host: config.host,
     port: config.port,
     alive: () => {
-      const dead = reflectors.some(({ lastProgress }) => synced && Date.now() - lastProgress() > WATCH_DEAD_MS);
-      return dead ? 'a watch made no progress for 10 minutes' : undefined;
+      const dead = reflectors.find(({ lastProgress }) => performance.now() - lastProgress() > WATCH_DEAD_MS);
+      return dead && `the watch of ${dead.resource} made no progress for ${WATCH_DEAD_MS / 60_000} minutes`;
     },
     ready: () => (watching.signal.aborted ? 'shutting down' : synced ? undefined : 'the caches are not filled yet'),
     metrics: registry,
@@ -102,45 +144,79 @@ export async function startOperator({ kubeConfig, config, log, lookup }: Operato
     if (watching.signal.aborted) return;
     synced = true;
     const sinceStartMs = Math.round(performance.now());
-    log.info({ connectors: stores.connectors.size(), sinceStartMs }, 'the caches are filled; reconciling begins');
+    log.info({ connectors: stores.connectors.size(), sinceStartMs }, 'the caches are filled');
+    if (!election) return work();
+    if (!election.isLeader()) log.info({ lease: config.leaseName }, 'standing by: another operator holds the Lease');
+    void election.leading.then(work);
+  });
+
+  function work(): void {
+    if (watching.signal.aborted) return;
+    log.info({ connectors: stores.connectors.size() }, 'reconciling begins');
     controller = startController({
       queue,
       reconcile,
       workers: config.workers,
       signal: hard.signal,
-      onError: (key, error) => log.error({ key, error: describeError(error) }, 'a reconcile failed; it is tried again'),
-      observer: controllerMetrics(registry, 'personalconnector'),
+      onError: (key, error) => {
+        // That somebody else was quicker is in the nature of things.
+        const level = isConflict(error) || error instanceof NotLeading ? 'debug' : 'error';
+        log[level]({ key, error: describeError(error) }, 'a reconcile failed; it is tried again');
+      },
+      retryAfter: retryAfterOf,
+      observer: controllerMetrics(registry, CONTROLLER),
+      hotLoops,
     });
-  });
+  }
+
+  function startCandidacy(): Election | undefined {
+    const { leaseName: name, leaseNamespace: namespace, podName } = config;
+    if (name === undefined || namespace === undefined) return undefined;
+    return startElection({
+      client: createClient(transport, { unfenced: true }),
+      namespace,
+      name,
+      // A Pod whose container starts again has the same name, and must not take the earlier one's Lease for its own.
+      identity: `${podName}_${randomUUID()}`,
+      onLost(why) {
+        transport.reset();
+        hard.abort();
+        log.fatal({ lease: name, why }, 'lost the Lease: another operator may lead now; this one ends');
+        onLost?.();
+      },
+      onError: error => log.warn({ lease: name, error: describeError(error) }, 'the Lease could not be looked after'),
+    });
+  }
 
   return {
     port: health.port,
     ready,
     async stop() {
       watching.abort();
-      probes.close();
       queue.close();
-      const drained = Promise.all([controller?.done, events.flush()]);
+      const drained = Promise.all([controller?.done, events.flush(), probes.close()]);
       const late = setTimeout(() => hard.abort(), DRAIN_MS);
       await drained;
       clearTimeout(late);
       hard.abort();
-      await Promise.all(reflectors.map(({ done }) => done));
+      await Promise.all([election?.release(), ...reflectors.map(({ done }) => done)]);
       await Promise.all([transport.close(), health.close()]);
     },
   };
 }
 
-async function main(): Promise<void> {
-  const config = readConfig(process.argv.slice(2), process.env);
-  if (config === 'help') {
-    process.stdout.write(USAGE);
-    return;
-  }
+/** Runs the operator as a process: it ends in order on SIGTERM and SIGINT, and at once when it lost the Lease. */
+export async function runProcess(config: Config, lookup?: Lookup): Promise<void> {
   const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
   const kubeConfig = new KubeConfig();
   kubeConfig.loadFromDefault();
-  const operator = await startOperator({ kubeConfig, config, log });
+  const operator = await startOperator({
+    kubeConfig,
+    config,
+    log,
+    ...(lookup && { lookup }),
+    onLost: () => process.exit(1),
+  });
   log.info(
     { version: packageJson.version, port: operator.port, server: kubeConfig.getCurrentCluster()?.server },
     'started',
@@ -155,9 +231,18 @@ async function main(): Promise<void> {
   process.once('SIGINT', stop);
 }
 
+/** Why the process ends before it has begun, for the person who started it. */
+export function fail(error: unknown): never {
+  process.stderr.write(`${OPERATOR}: ${error instanceof ConfigError ? error.message : describeError(error)}\n`);
+  process.exit(1);
+}
+
 if (import.meta.main) {
-  main().catch(error => {
-    process.stderr.write(`${OPERATOR}: ${error instanceof ConfigError ? error.message : describeError(error)}\n`);
-    process.exit(1);
-  });
+  try {
+    const config = readConfig(process.argv.slice(2), process.env);
+    if (config === 'help') process.stdout.write(USAGE);
+    else await runProcess(config);
+  } catch (error) {
+    fail(error);
+  }
 }

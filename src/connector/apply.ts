@@ -44,7 +44,7 @@ const COLLECTION_RETRY_MS = 5_000;
 const MUST_NOT_EXIST = '1';
 
 export interface Applier {
-  /** Gives what stood in the way, or undefined when the cluster now holds what is wanted. */
+  /** Gives what stood in the way, or undefined when the cluster now holds what is wanted. Throws a conflict. */
   act(connector: PersonalConnector, desired: readonly Desired[], signal: AbortSignal): Promise<Obstacle | undefined>;
 }
 
@@ -91,7 +91,8 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
         try {
           await client.remove(type, child, signal);
         } catch (error) {
-          if (!isNotFound(error) && !isConflict(error)) throw error;
+          // A conflict says that this UID is gone and another object has its name: the cache will say so, too.
+          if (!isNotFound(error)) throw error;
         }
       }
     }
@@ -104,6 +105,8 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
         await prune(connector, desired, signal);
         return undefined;
       } catch (error) {
+        // The cache is behind: what it will tell decides, and the status waits for that.
+        if (isConflict(error)) throw error;
         return obstacle(error, connector);
       }
     },

@@ -4,7 +4,6 @@ import { ANNOTATION, PERSONAL_CONNECTORS, type PersonalConnector, STATUS_FIELD_M
 import type { PersonalConnectorStatus } from '../api/generated.ts';
 import { apiVersionOf, type Key } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
-import { isConflict, isNotFound } from '../kube/errors.ts';
 import type { EventRecorder } from '../kube/events.ts';
 import type { ProbeScheduler } from '../probe/schedule.ts';
 import type { Outcome } from '../runtime/controller.ts';
@@ -86,7 +85,7 @@ export function createReconciler({
     const result = probes.result(key);
     const status = statusOf({ connector, plan, obstacle, progress, target, result, now: now() });
     if (!differs(status, connector.status)) return;
-    if (!(await writeStatus(connector, status, signal))) return;
+    await writeStatus(connector, status, signal);
     for (const event of eventsOf(connector, status)) events.record(connector, event);
   }
 
@@ -102,12 +101,15 @@ export function createReconciler({
     };
   }
 
-  /** Gives whether it was written; a connector that was deleted, or made anew under this name, needs no status of ours. */
+  /**
+   * Throws a conflict or NotFound when the connector is not what the cache says: the next try finds in the cache what it
+   * is, or that it is gone.
+   */
   async function writeStatus(
     connector: PersonalConnector,
     status: PersonalConnectorStatus,
     signal: AbortSignal,
-  ): Promise<boolean> {
+  ): Promise<void> {
     const { name, namespace, uid } = connector.metadata;
     const intent = {
       apiVersion: apiVersionOf(PERSONAL_CONNECTORS),
@@ -116,14 +118,8 @@ export function createReconciler({
       status,
     };
     const options = { fieldManager: STATUS_FIELD_MANAGER, subresource: 'status' } as const;
-    try {
-      const written = await client.apply<PersonalConnector>(PERSONAL_CONNECTORS, intent, options, signal);
-      stores.connectors.written(projectConnector(written));
-      return true;
-    } catch (error) {
-      if (isNotFound(error) || isConflict(error)) return false;
-      throw error;
-    }
+    const written = await client.apply<PersonalConnector>(PERSONAL_CONNECTORS, intent, options, signal);
+    stores.connectors.written(projectConnector(written));
   }
 }
 

@@ -3,7 +3,7 @@
 import { LABEL, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
 import { type Key, type KubeObject, keyOf } from '../api/meta.ts';
 import type { KubeClient, Scope } from '../kube/client.ts';
-import { type Reflector, startReflector } from '../kube/reflector.ts';
+import { type Reflector, type ReflectorObserver, startReflector } from '../kube/reflector.ts';
 import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
 import type { Priority } from '../runtime/queue.ts';
 import {
@@ -41,34 +41,37 @@ export function createStores(): Stores {
   };
 }
 
-/** Calls `enqueue` for each connector that a change concerns: itself, its owner, the one its Pods run for, namesakes by id. */
+/**
+ * Calls `enqueue` for each connector that a change concerns: itself, its owner, the one its Pods run for, namesakes by
+ * id. `cause` is the kind of what changed.
+ */
 export function watchChanges(
   { connectors, children, pods }: Stores,
-  enqueue: (key: Key, priority: Priority) => void,
+  enqueue: (key: Key, priority: Priority, cause: string) => void,
 ): void {
   connectors.subscribe(({ previous, current }) => {
     const object = current ?? previous;
     // A first sight, as when the operator starts, waits behind what people change meanwhile.
-    if (object) enqueue(keyOf(object), previous ? 'high' : 'low');
+    if (object) enqueue(keyOf(object), previous ? 'high' : 'low', PERSONAL_CONNECTORS.kind);
     const ids = new Set([previous?.spec.id, current?.spec.id]);
     // The same object twice stands for a change that our own write brought along: nobody knows what it was before.
     if (ids.size === 1 && previous && current && previous !== current) return;
     for (const id of ids) {
       for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) {
-        if (namesake !== current) enqueue(keyOf(namesake), 'high');
+        if (namesake !== current) enqueue(keyOf(namesake), 'high', PERSONAL_CONNECTORS.kind);
       }
     }
   });
   for (const { kind } of CHILD_TYPES) {
     children[kind].subscribe(({ previous, current }) => {
-      for (const key of new Set([previous, current].flatMap(ownerKeys))) enqueue(key, 'high');
+      for (const key of new Set([previous, current].flatMap(ownerKeys))) enqueue(key, 'high', kind);
     });
   }
   pods.subscribe(({ previous, current }) => {
     const pod = current ?? previous;
     if (!pod) return;
     const index = podIndex(pod.metadata.namespace, pod.metadata.labels?.[LABEL.connector]);
-    for (const connector of connectors.byIndex('label', index)) enqueue(keyOf(connector), 'high');
+    for (const connector of connectors.byIndex('label', index)) enqueue(keyOf(connector), 'high', PODS.kind);
   });
 }
 
@@ -82,16 +85,22 @@ export interface ReflectorsOptions {
   namespace: string | undefined;
   signal: AbortSignal;
   onError: (resource: string, error: unknown) => void;
+  observer?: (resource: string) => ReflectorObserver;
 }
 
 /** Starts to feed the stores. */
 export function startReflectors(
   stores: Stores,
-  { client, namespace, signal, onError }: ReflectorsOptions,
+  { client, namespace, signal, onError, observer }: ReflectorsOptions,
 ): Reflector[] {
   const scope: Scope = namespace === undefined ? {} : { namespace };
   const made: Scope = { ...scope, labelSelector: CHILD_SELECTOR };
-  const common = (resource: string) => ({ client, signal, onError: (error: unknown) => onError(resource, error) });
+  const common = (resource: string) => ({
+    client,
+    signal,
+    onError: (error: unknown) => onError(resource, error),
+    ...(observer && { observer: observer(resource) }),
+  });
   return [
     ...CHILD_TYPES.map(type =>
       startReflector({

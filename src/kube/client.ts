@@ -1,12 +1,14 @@
 /** The few API calls that an operator makes, on plain JSON. */
 
 import { apiVersionOf, type Declared, type KubeObject, type ResourceType } from '../api/meta.ts';
-import type { Transport } from './transport.ts';
+import type { ApiRequest, Transport } from './transport.ts';
 
 export interface Scope {
   /** One namespace; absent means all. */
   namespace?: string;
   labelSelector?: string;
+  /** One object. */
+  name?: string;
 }
 
 export interface ListPage<T> {
@@ -27,10 +29,13 @@ export interface KubeClient {
   ): Promise<T>;
   /** One page of a list: 500 objects at most. */
   list<T>(type: ResourceType, scope: Scope & { continue?: string }, signal: AbortSignal): Promise<ListPage<T>>;
-  /** Opens a watch; the stream gives raw bytes, a JSON object a line. */
+  /**
+   * Opens a watch; the stream gives raw bytes, a JSON object a line. Without a `resourceVersion` it begins with all that
+   * there is, up to a bookmark with INITIAL_EVENTS_END; servers without WatchList answer 400 or 422 to that.
+   */
   watch(
     type: ResourceType,
-    scope: Scope & { resourceVersion: string; timeoutSeconds: number },
+    scope: Scope & { resourceVersion?: string; timeoutSeconds: number },
     signal: AbortSignal,
   ): Promise<AsyncIterable<Buffer>>;
   /**
@@ -43,30 +48,42 @@ export interface KubeClient {
     options: { fieldManager: string; subresource?: 'status' },
     signal: AbortSignal,
   ): Promise<T>;
-  create(type: ResourceType, object: Declared, signal: AbortSignal): Promise<void>;
+  create<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
+  /** Replaces an object whole. Throws a conflict unless its `metadata.resourceVersion` is still the newest. */
+  replace<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
   /** Deletes the object with this UID and no other; its dependents are collected in the background. */
   remove(type: ResourceType, object: KubeObject, signal: AbortSignal): Promise<void>;
 }
 
-export function createClient(transport: Transport): KubeClient {
+/** Annotation of the bookmark that ends what was there when a watch began (KEP-3157, WatchList). */
+export const INITIAL_EVENTS_END = 'k8s.io/initial-events-end';
+
+/** How all requests of a client are sent, beside what each one says. */
+export type RequestDefaults = Pick<ApiRequest, 'unfenced' | 'timeoutMs'>;
+
+export function createClient(transport: Transport, defaults: RequestDefaults = {}): KubeClient {
+  const call = <T>(request: ApiRequest): Promise<T> => transport.call<T>({ ...defaults, ...request });
   return {
     get: (type, { namespace, name }, signal) =>
-      transport.call({ method: 'GET', path: `${collection(type, namespace)}/${encodeURIComponent(name)}`, signal }),
+      call({ method: 'GET', path: `${collection(type, namespace)}/${encodeURIComponent(name)}`, signal }),
 
-    list: (type, { namespace, labelSelector, continue: next }, signal) =>
-      transport.call({
+    list: (type, { continue: next, ...scope }, signal) =>
+      call({
         method: 'GET',
-        path: `${collection(type, namespace)}?${query({ limit: '500', labelSelector, continue: next })}`,
+        path: `${collection(type, scope.namespace)}?${query({ limit: '500', ...selectors(scope), continue: next })}`,
         signal,
       }),
 
-    watch: (type, { namespace, labelSelector, resourceVersion, timeoutSeconds }, signal) => {
+    watch: (type, { resourceVersion, timeoutSeconds, ...scope }, signal) => {
+      const { namespace } = scope;
       const parameters = {
         watch: 'true',
         allowWatchBookmarks: 'true',
         timeoutSeconds: String(timeoutSeconds),
-        resourceVersion,
-        labelSelector,
+        ...(resourceVersion === undefined
+          ? { sendInitialEvents: 'true', resourceVersionMatch: 'NotOlderThan' }
+          : { resourceVersion }),
+        ...selectors(scope),
       };
       return transport.stream({ method: 'GET', path: `${collection(type, namespace)}?${query(parameters)}`, signal });
     },
@@ -74,7 +91,7 @@ export function createClient(transport: Transport): KubeClient {
     apply: (type, object, { fieldManager, subresource }, signal) => {
       const { namespace, name } = object.metadata;
       const path = `${collection(type, namespace)}/${encodeURIComponent(name)}${subresource ? `/${subresource}` : ''}`;
-      return transport.call({
+      return call({
         method: 'PATCH',
         path: `${path}?${query({ fieldManager, force: 'true' })}`,
         body: object,
@@ -83,12 +100,17 @@ export function createClient(transport: Transport): KubeClient {
       });
     },
 
-    create: async (type, object, signal) => {
-      await transport.call({ method: 'POST', path: collection(type, object.metadata.namespace), body: object, signal });
+    create: (type, object, signal) =>
+      call({ method: 'POST', path: collection(type, object.metadata.namespace), body: object, signal }),
+
+    replace: (type, object, signal) => {
+      const { namespace, name } = object.metadata;
+      const path = `${collection(type, namespace)}/${encodeURIComponent(name)}`;
+      return call({ method: 'PUT', path, body: object, signal });
     },
 
     remove: async (type, object, signal) => {
-      await transport.call({
+      await call({
         method: 'DELETE',
         path: `${collection(type, object.metadata.namespace)}/${encodeURIComponent(object.metadata.name)}`,
         body: {
@@ -106,6 +128,10 @@ export function createClient(transport: Transport): KubeClient {
 function collection(type: ResourceType, namespace: string | undefined): string {
   const root = type.group === '' ? `/api/${type.version}` : `/apis/${apiVersionOf(type)}`;
   return `${root}${namespace === undefined ? '' : `/namespaces/${encodeURIComponent(namespace)}`}/${type.plural}`;
+}
+
+function selectors({ labelSelector, name }: Scope): Record<string, string | undefined> {
+  return { labelSelector, fieldSelector: name === undefined ? undefined : `metadata.name=${name}` };
 }
 
 function query(parameters: Record<string, string | undefined>): string {

@@ -1,8 +1,10 @@
 /** Kubernetes Events: what `kubectl describe` shows of an object's history. */
 
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Declared, KubeObject, ResourceType } from '../api/meta.ts';
 import type { KubeClient } from './client.ts';
+import { isConflict, isTransient, retryAfterOf } from './errors.ts';
 
 const EVENTS = {
   group: 'events.k8s.io',
@@ -12,6 +14,10 @@ const EVENTS = {
 } as const satisfies ResourceType;
 /** Limit of `note` in events.k8s.io/v1, in bytes. */
 const MAX_NOTE = 1024;
+/** When to try again what the API server did not take: an Event that comes later than that helps nobody. */
+const RETRY_MS = [1_000, 4_000, 15_000];
+/** Events on their way; beyond it they are dropped, so that an API server that is down does not fill the memory. */
+const MOST_WRITING = 1_000;
 
 export interface EventRecord {
   type: 'Normal' | 'Warning';
@@ -44,6 +50,20 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
   const { client, controller, instance, signal, onError, now = () => new Date() } = options;
   const writing = new Set<Promise<void>>();
 
+  async function write(event: Declared): Promise<void> {
+    for (const wait of [...RETRY_MS, undefined]) {
+      try {
+        await client.create(EVENTS, event, signal);
+        return;
+      } catch (error) {
+        // The answer to an earlier try was lost: its name is nobody else's.
+        if (isConflict(error) && wait !== RETRY_MS[0]) return;
+        if (wait === undefined || signal.aborted || !isTransient(error)) throw error;
+        await sleep(Math.max(wait * (1 + Math.random() / 2), retryAfterOf(error)), undefined, { signal });
+      }
+    }
+  }
+
   return {
     record(about, { type, reason, action, note }) {
       const { namespace, name, uid } = about.metadata;
@@ -62,9 +82,13 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
         reportingInstance: instance.slice(0, 128),
         regarding: { apiVersion: about.apiVersion, kind: about.kind, namespace, name, uid },
       };
-      const write = client.create(EVENTS, event, signal).catch(onError);
-      writing.add(write);
-      void write.finally(() => writing.delete(write));
+      if (writing.size >= MOST_WRITING) {
+        onError(new Error(`Event ${reason} of ${namespace}/${name} dropped: ${MOST_WRITING} others are on their way`));
+        return;
+      }
+      const written = write(event).catch(onError);
+      writing.add(written);
+      void written.finally(() => writing.delete(written));
     },
     async flush() {
       await Promise.allSettled(writing);

@@ -1,18 +1,38 @@
-/** Keeps a store in step with the API server: list, then watch from there, for as long as it lives. */
+/** Keeps a store in step with the API server: all that is there, then each change, for as long as it lives. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ResourceType } from '../api/meta.ts';
-import type { KubeClient, Scope, WatchEvent } from './client.ts';
-import { ApiError, isExpired } from './errors.ts';
-import type { Stored, StoreWriter } from './store.ts';
+import { keyOf, type ResourceType } from '../api/meta.ts';
+import { INITIAL_EVENTS_END, type KubeClient, type Scope, type WatchEvent } from './client.ts';
+import { ApiError, isExpired, isInvalid, retryAfterOf } from './errors.ts';
+import { isNewer, type Stored, type StoreWriter } from './store.ts';
 
 /** A watch is asked to end by itself after 300–600 s, at random, so that reconnections spread out. */
 const WATCH_SECONDS = { min: 300, spread: 300 };
 /** Bookmarks come about once a minute: silence beyond this means that the connection is dead though nobody said so. */
 const IDLE_MS = 150_000;
+/** What a watch begins with comes without a pause: the whole of it is in the API server's memory. */
+const FILL_IDLE_MS = 30_000;
+/**
+ * Some proxies hand on an answer only when it has ended. After a watch that was silent for too long, watches end by
+ * themselves this soon, for so long.
+ */
+const BUFFERED = { seconds: 30, forMs: 3_600_000 };
 const BACKOFF_MS = { first: 500, most: 30_000 };
+/** A watch that ends sooner than this is not opened again at once, whatever it told. */
+const SHORT_MS = 1_000;
+/** After so many watches in a row that told an error, all is read anew: it may lie in what they go on from. */
+const MOST_ERRORS = 3;
+/** All is read anew from time to time, should a change ever have been lost on the way: 10–20 h. */
+const REFILL_MS = { min: 36_000_000, spread: 36_000_000 };
 /** A line of a watch is one object; etcd takes at most 1.5 MiB, and JSON may double it. */
 const MAX_LINE_BYTES = 8 * 1024 * 1024;
+
+export interface ReflectorObserver {
+  /** All was read: in pages, or as the beginning of a watch. */
+  filled(how: 'list' | 'watch-list'): void;
+  watched(): void;
+  failed(): void;
+}
 
 export interface ReflectorOptions<T extends Stored> {
   client: KubeClient;
@@ -24,26 +44,49 @@ export interface ReflectorOptions<T extends Stored> {
   signal: AbortSignal;
   /** Told of each failure; the reflector goes on by itself. */
   onError: (error: unknown) => void;
+  observer?: ReflectorObserver;
   random?: () => number;
+  /** Milliseconds that no change of the clock moves. */
+  now?: () => number;
 }
 
 export interface Reflector {
-  /** Resolves when the store holds the first complete list; never rejects. */
+  resource: string;
+  /** Resolves when the store holds all that there is; never rejects. */
   synced: Promise<void>;
-  /** When the watch last proved to be alive, in ms since the epoch; 0 before the first list. */
+  /** When it was last seen to be alive, or else was started, by `now`. */
   lastProgress(): number;
   /** Resolves when it has stopped after its signal. */
   done: Promise<void>;
 }
 
+/** What a watch told makes no sense, or says that the server was set back: all must be read anew. */
+class Spoiled extends Error {
+  override name = 'Spoiled';
+}
+
+/** An error that a watch told in mid-stream. */
+class WatchError extends ApiError {}
+
 export function startReflector<T extends Stored>(options: ReflectorOptions<T>): Reflector {
-  const { client, type, scope, store, signal, onError, random = Math.random } = options;
-  const project = options.project as (raw: unknown) => T;
+  const { client, type, scope, store, signal, onError, observer } = options;
+  const { random = Math.random, now = () => performance.now() } = options;
   const { promise: synced, resolve: markSynced } = Promise.withResolvers<void>();
-  let progressAt = 0;
-  let failures = 0;
-  /** The store holds all up to this version; empty before the first list. */
+  let progressAt = now();
+  /** The store holds all up to this version; empty when all must be read (anew). */
   let version = '';
+  let refillAt = 0;
+  /** Whether the server can begin a watch with all that is there; assumed until it says no. */
+  let watchList = true;
+  let bufferedUntil = Number.NEGATIVE_INFINITY;
+
+  function fill(objects: readonly T[], resourceVersion: string, how: 'list' | 'watch-list'): void {
+    store.replace(objects, resourceVersion);
+    version = resourceVersion;
+    refillAt = now() + REFILL_MS.min + random() * REFILL_MS.spread;
+    observer?.filled(how);
+    markSynced();
+  }
 
   async function list(): Promise<void> {
     const objects: T[] = [];
@@ -51,90 +94,160 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     let resourceVersion: string;
     do {
       const page = await client.list<unknown>(type, { ...scope, ...(next && { continue: next }) }, signal);
-      for (const raw of page.items) objects.push(project(raw));
+      if (!Array.isArray(page.items) || typeof page.metadata?.resourceVersion !== 'string')
+        throw new Error(`list of ${type.plural}: the answer is no list`);
+      for (const raw of page.items) objects.push(take(raw));
       resourceVersion = page.metadata.resourceVersion;
       next = page.metadata.continue;
+      progressAt = now();
     } while (next);
-    store.replace(objects, resourceVersion);
-    version = resourceVersion;
-    progressAt = Date.now();
-    markSynced();
+    fill(objects, resourceVersion, 'list');
   }
 
-  /** Watches from `version` until the server ends the stream, or throws. Tells whether any event came. */
-  async function watch(): Promise<boolean> {
+  /** Watches until the server ends the stream, or throws: from `version`, or from all that there is. */
+  async function watch(): Promise<void> {
+    /** What there is, until all of it was told. */
+    let filling: Map<string, T> | undefined = version === '' ? new Map() : undefined;
+    let opened = false;
     let told = false;
     const idle = new AbortController();
-    const watchdog = setTimeout(
-      () => idle.abort(new Error(`watch of ${type.plural}: silent for ${IDLE_MS / 1000} s, reconnecting`)),
-      IDLE_MS,
-    );
+    const patience = (ms: number): NodeJS.Timeout =>
+      setTimeout(() => idle.abort(new Error(`watch of ${type.plural}: silent for ${ms / 1000} s, reconnecting`)), ms);
+    let watchdog = patience(filling ? FILL_IDLE_MS : IDLE_MS);
+    const buffered = now() < bufferedUntil;
+    const timeoutSeconds = buffered
+      ? BUFFERED.seconds
+      : Math.round(WATCH_SECONDS.min + random() * WATCH_SECONDS.spread);
     try {
-      const timeoutSeconds = Math.round(WATCH_SECONDS.min + random() * WATCH_SECONDS.spread);
       const stream = await client.watch(
         type,
-        { ...scope, resourceVersion: version, timeoutSeconds },
+        { ...scope, ...(!filling && { resourceVersion: version }), timeoutSeconds },
         AbortSignal.any([signal, idle.signal]),
       );
+      opened = true;
+      observer?.watched();
       for await (const line of lines(stream)) {
-        if (signal.aborted) return told;
+        if (signal.aborted) return;
         told = true;
         watchdog.refresh();
-        take(JSON.parse(line) as WatchEvent<unknown>);
-        progressAt = Date.now();
-        failures = 0;
+        const event = parse(line);
+        if (filling) {
+          filling = collect(filling, event);
+          if (filling) continue;
+          clearTimeout(watchdog);
+          watchdog = patience(IDLE_MS);
+        } else apply(event);
+        progressAt = now();
       }
+      if (filling) throw new Error(`watch of ${type.plural}: it ended before all was told`);
     } catch (error) {
+      // A stream that says nothing may be held back by a proxy until it ends; a list is not.
+      if (filling && idle.signal.aborted) watchList = false;
+      if (opened && !told && !filling && idle.signal.aborted) bufferedUntil = now() + BUFFERED.forMs;
       throw idle.signal.aborted ? idle.signal.reason : error;
     } finally {
       clearTimeout(watchdog);
     }
-    return told;
   }
 
-  function take(event: WatchEvent<unknown>): void {
+  /** Adds an event to what there is; gives undefined when that was all. */
+  function collect(filling: Map<string, T>, event: WatchEvent<unknown>): Map<string, T> | undefined {
     switch (event.type) {
       case 'ADDED':
       case 'MODIFIED': {
-        const object = project(event.object);
-        store.upsert(object);
-        version = object.metadata.resourceVersion;
-        break;
+        const object = take(event.object);
+        filling.set(keyOf(object), object);
+        return filling;
       }
-      case 'DELETED': {
-        const object = project(event.object);
-        store.remove(object);
-        version = object.metadata.resourceVersion;
-        break;
-      }
+      case 'DELETED':
+        filling.delete(keyOf(take(event.object)));
+        return filling;
       case 'BOOKMARK':
-        version = event.object.metadata.resourceVersion;
-        store.progress(version);
-        break;
+        if (event.object.metadata.annotations?.[INITIAL_EVENTS_END] !== 'true') return filling;
+        fill([...filling.values()], event.object.metadata.resourceVersion, 'watch-list');
+        return undefined;
       case 'ERROR':
-        throw new ApiError(`watch of ${type.plural}`, event.object.code ?? 500, JSON.stringify(event.object));
+        throw failure(event.object);
     }
+  }
+
+  function apply(event: WatchEvent<unknown>): void {
+    if (event.type === 'ERROR') throw failure(event.object);
+    const object = event.type === 'BOOKMARK' ? undefined : take(event.object);
+    const told = event.object as { metadata: { resourceVersion: string } };
+    const { resourceVersion } = told.metadata;
+    // Within a watch versions only grow (KEP-5504): this server, or its etcd, was set back, or something reorders events.
+    if (isNewer(version, resourceVersion))
+      throw new Spoiled(`watch of ${type.plural}: version ${resourceVersion} came after ${version}`);
+    if (!object) store.progress(resourceVersion);
+    else if (event.type === 'DELETED') store.remove(object);
+    else store.upsert(object);
+    version = resourceVersion;
+  }
+
+  function parse(line: string): WatchEvent<unknown> {
+    let event: WatchEvent<unknown> | undefined;
+    try {
+      event = JSON.parse(line) as WatchEvent<unknown>;
+    } catch {
+      // Told below.
+    }
+    const told = event?.type === 'ERROR' || typeof event?.object === 'object';
+    if (!event || !told || !['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK', 'ERROR'].includes(event.type))
+      throw new Spoiled(`watch of ${type.plural}: what it told is no event`);
+    return event;
+  }
+
+  /** The part of a raw object that is kept. */
+  function take(raw: unknown): T {
+    const { name, uid, resourceVersion } = (raw as { metadata?: Partial<Stored['metadata']> } | null)?.metadata ?? {};
+    if (!name || !uid || !/^[1-9]\d*$/.test(resourceVersion ?? ''))
+      throw new Spoiled(`${type.plural}: an object without a name, UID or version was told`);
+    return project(raw);
+  }
+
+  const project = options.project as (raw: unknown) => T;
+
+  function failure(status: { code?: number } | undefined): WatchError {
+    return new WatchError(`watch of ${type.plural}`, status?.code ?? 500, JSON.stringify(status ?? {}));
   }
 
   async function run(): Promise<void> {
+    /** In a row: tries that told nothing new, and errors that watches told. */
+    let failures = 0;
+    let errors = 0;
     while (!signal.aborted) {
+      if (now() > refillAt) version = '';
+      const from = version;
+      const start = now();
+      let waitMs = 0;
       try {
-        if (version === '') await list();
-        if (await watch()) continue;
-        // A server that ends watches at once is left alone for longer and longer, as one that fails.
+        if (version === '' && !watchList) await list();
+        await watch();
+        errors = 0;
+        failures = version === from ? failures + 1 : 0;
       } catch (error) {
         if (signal.aborted) return;
-        // Only a version that the server no longer has needs a new list; else the watch goes on where it was.
-        if (isExpired(error)) version = '';
-        else onError(error);
+        if (watchList && version === '' && isInvalid(error)) {
+          watchList = false;
+          continue;
+        }
+        failures = version === from ? failures + 1 : 1;
+        errors = error instanceof WatchError ? errors + 1 : 0;
+        const expired = isExpired(error);
+        if (expired || error instanceof Spoiled || errors >= MOST_ERRORS) version = '';
+        observer?.failed();
+        if (!expired) onError(error);
+        waitMs = retryAfterOf(error);
       }
-      failures += 1;
-      const backoff = Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (failures - 1)) * (0.5 + random() / 2);
-      await sleep(backoff, undefined, { signal }).catch(() => {});
+      // A server that ends watches at once is left alone for longer and longer, as one that fails.
+      if (failures > 0) waitMs = Math.max(waitMs, Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (failures - 1)));
+      else if (now() - start < SHORT_MS) waitMs = BACKOFF_MS.first;
+      if (waitMs > 0) await sleep(waitMs * (1 + random() / 2), undefined, { signal }).catch(() => {});
     }
   }
 
-  return { synced, lastProgress: () => progressAt, done: run() };
+  return { resource: type.plural, synced, lastProgress: () => progressAt, done: run() };
 }
 
 /** Splits a byte stream into its non-empty lines. Throws when a line grows beyond 8 MiB. */

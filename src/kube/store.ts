@@ -30,7 +30,10 @@ export interface Store<T extends Stored, I extends string = never> {
 
 /** The side of a store that only its reflector may use. */
 export interface StoreWriter<T extends Stored> {
-  /** A complete list as of `resourceVersion`. Objects that were written after it stay. */
+  /**
+   * A complete list as of `resourceVersion`. Objects that were written after it stay, unless the watch has told later
+   * versions already: then the server was set back (its etcd restored, say), and the list is all that there is.
+   */
   replace(objects: readonly T[], resourceVersion: string): void;
   upsert(object: T): void;
   remove(object: T): void;
@@ -101,12 +104,17 @@ export function createStore<T extends Stored, I extends string = never>(
     subscribe: handler => void handlers.push(handler),
 
     replace(list, resourceVersion) {
+      const setBack = isNewer(seen, resourceVersion);
       seen = resourceVersion;
       const listed = new Map(list.map(object => [keyOf(object), object]));
       for (const [key, object] of objects) {
-        if (!listed.has(key) && !isNewer(object.metadata.resourceVersion, resourceVersion)) change(key, undefined);
+        if (listed.has(key)) continue;
+        if (setBack || !isNewer(object.metadata.resourceVersion, resourceVersion)) change(key, undefined);
       }
-      for (const object of listed.values()) store.upsert(object);
+      for (const [key, object] of listed) {
+        if (!setBack) store.upsert(object);
+        else if (objects.get(key)?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+      }
     },
     upsert(object) {
       const key = keyOf(object);

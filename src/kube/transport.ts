@@ -1,31 +1,53 @@
 /** HTTP to the API server over pooled connections, with the credentials of a kubeconfig or a service account. */
 
+import { readFileSync } from 'node:fs';
 import type { RequestOptions } from 'node:https';
+import { connect as connectTcp, Socket } from 'node:net';
 import type { KubeConfig } from '@kubernetes/client-node';
-import { Agent, type Dispatcher, ProxyAgent } from 'undici';
-import { ApiError } from './errors.ts';
+import { Agent, buildConnector, DecoratorHandler, type Dispatcher, ProxyAgent } from 'undici';
+import { ApiError, NotLeading } from './errors.ts';
 
 /** Calls share few connections; each watch holds one, so watches have an agent of their own. */
 const CALL_CONNECTIONS = 16;
 /** How long credentials are trusted before the files they come from are read again (a kubelet renews tokens hourly). */
 const CREDENTIALS_TTL_MS = 30_000;
 const CALL_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 5_000;
 
 export interface ApiRequest {
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   /** Path and query, starting with `/`. */
   path: string;
   body?: unknown;
   contentType?: string;
   signal: AbortSignal;
+  /** Ends a call earlier than after 30 s. */
+  timeoutMs?: number;
+  /** For the election itself: sent whether or not this process leads. */
+  unfenced?: boolean;
 }
 
 export interface Transport {
-  /** Sends a request and gives the parsed JSON answer. Throws ApiError on a status ≥ 400. Ends within 30 s. */
+  /**
+   * Sends a request and gives the parsed JSON answer. Throws ApiError on a status ≥ 400, and NotLeading, before a byte
+   * is sent, when `mayWrite` forbids it. Ends within 30 s. Sends nothing twice but what a 401 turned away.
+   */
   call<T>(request: ApiRequest): Promise<T>;
   /** Opens a long answer; the caller must read it to its end or abort the signal. Throws ApiError on a status ≥ 400. */
   stream(request: ApiRequest): Promise<AsyncIterable<Buffer>>;
+  /**
+   * Resets the connections of all calls (RST, not FIN): what was sent and has not arrived never will. For who has lost
+   * the right to write; a connection that is merely closed goes on delivering, minutes later if need be.
+   */
+  reset(): void;
   close(): Promise<void>;
+}
+
+export interface TransportOptions {
+  userAgent: string;
+  /** Asked in the moment in which a write goes to its socket, after any wait for a connection. Absent: always. */
+  mayWrite?: () => boolean;
+  now?: () => number;
 }
 
 interface Connection {
@@ -38,11 +60,16 @@ interface Connection {
 }
 
 /** Makes a transport to the current cluster of a kubeconfig. Throws when the kubeconfig names no cluster. */
-export function createTransport(kubeConfig: KubeConfig, userAgent: string, now = Date.now): Transport {
+export function createTransport(
+  kubeConfig: KubeConfig,
+  { userAgent, mayWrite = () => true, now = () => performance.now() }: TransportOptions,
+): Transport {
   const cluster = kubeConfig.getCurrentCluster();
   if (!cluster) throw new Error('kubeconfig: the current context names no cluster; set one, or set KUBECONFIG');
   const { origin, pathname } = new URL(cluster.server);
   const prefix = pathname.replace(/\/$/, '');
+  /** Connections of calls that are open. */
+  const sockets = new Set<Socket>();
   let current: Connection | undefined;
   let pending: Promise<Connection> | undefined;
   let closed = false;
@@ -55,6 +82,9 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
       string
     >;
     for (const [name, value] of Object.entries(options.headers ?? {})) headers[name.toLowerCase()] = String(value);
+    // The client library would give a token that it read up to a minute ago.
+    const tokenFile: unknown = kubeConfig.getCurrentUser()?.authProvider?.config?.tokenFile;
+    if (typeof tokenFile === 'string') headers.authorization = `Bearer ${readFileSync(tokenFile, 'utf8').trim()}`;
     const connect = {
       ca: options.ca,
       cert: options.cert,
@@ -65,13 +95,13 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
     const tls = JSON.stringify(Object.values(connect).map(String));
     if (current?.tls === tls) return { ...current, headers, readAt: now() };
     const retired = current;
-    const agent = (connections: number | null): Dispatcher => {
+    const agent = (connections: number | null, opened?: Set<Socket>): Dispatcher => {
       const pool = { connections, allowH2: false, bodyTimeout: 0, keepAliveTimeout: 60_000 };
       return cluster?.proxyUrl
         ? new ProxyAgent({ ...pool, uri: cluster.proxyUrl, requestTls: connect as never })
-        : new Agent({ ...pool, connect: connect as never });
+        : new Agent({ ...pool, connect: connector(connect as buildConnector.BuildOptions, opened) });
     };
-    const next = { calls: agent(CALL_CONNECTIONS), watches: agent(null), headers, tls, readAt: now() };
+    const next = { calls: agent(CALL_CONNECTIONS, sockets), watches: agent(null), headers, tls, readAt: now() };
     // Graceful: what is under way ends first. Watches of the retired agent end by their own time limit.
     void retired?.calls.close();
     void retired?.watches.close();
@@ -88,44 +118,79 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
     return current;
   }
 
-  async function send(request: ApiRequest, kind: 'calls' | 'watches', signal: AbortSignal) {
-    const { [kind]: dispatcher, headers } = await connection();
-    const response = await dispatcher.request({
-      origin,
-      path: prefix + request.path,
-      method: request.method,
-      headers:
-        request.body === undefined
-          ? headers
-          : { ...headers, 'content-type': request.contentType ?? 'application/json' },
-      body: request.body === undefined ? null : JSON.stringify(request.body),
-      signal,
-    });
-    if (response.statusCode >= 400) {
-      // A service account's token may have been renewed on disk before our copy of it ran out.
-      if (response.statusCode === 401 && current) current.readAt = 0;
-      const body = await response.body.text();
-      const retryAfter = response.headers['retry-after'];
-      throw new ApiError(
-        `${request.method} ${request.path.split('?')[0]}`,
-        response.statusCode,
-        body,
-        Array.isArray(retryAfter) ? retryAfter[0] : retryAfter,
-      );
-    }
-    return response.body;
+  /** Makes the next request read the credentials anew: they, or the CA, may have been replaced before our copy ran out. */
+  function distrust(used: Connection): void {
+    if (current?.readAt === used.readAt) current.readAt = Number.NEGATIVE_INFINITY;
   }
+
+  async function send(request: ApiRequest, kind: 'calls' | 'watches', signal: AbortSignal, again = false) {
+    const used = await connection();
+    const fenced = request.method !== 'GET' && !request.unfenced;
+    const dispatcher = fenced ? used[kind].compose(fence) : used[kind];
+    const response = await within(
+      signal,
+      dispatcher.request({
+        origin,
+        path: prefix + request.path,
+        method: request.method,
+        headers:
+          request.body === undefined
+            ? used.headers
+            : { ...used.headers, 'content-type': request.contentType ?? 'application/json' },
+        body: request.body === undefined ? null : JSON.stringify(request.body),
+        signal,
+      }),
+    ).catch(error => {
+      distrust(used);
+      throw error;
+    });
+    if (response.statusCode < 400) return response.body;
+    const text = await response.body.text();
+    if (response.statusCode === 401) {
+      distrust(used);
+      // Nothing was done for a request that was turned away at the door.
+      if (!again && (await connection()).headers.authorization !== used.headers.authorization)
+        return send(request, kind, signal, true);
+    }
+    const retryAfter = response.headers['retry-after'];
+    throw new ApiError(
+      describe(request),
+      response.statusCode,
+      text,
+      Array.isArray(retryAfter) ? retryAfter[0] : retryAfter,
+    );
+  }
+
+  /**
+   * Turns a write away in the same turn of the event loop in which its first byte would go to the socket: requests wait
+   * for connections, and a process may be paused while they do.
+   */
+  const fence: Dispatcher.DispatcherComposeInterceptor = dispatch => (options, handler) =>
+    dispatch(
+      options,
+      new (class extends DecoratorHandler {
+        onRequestStart(controller: Dispatcher.DispatchController, context: unknown): void {
+          if (!mayWrite()) throw new NotLeading('not sent: this process does not hold the Lease');
+          handler.onRequestStart?.(controller, context);
+        }
+      })(handler),
+    );
 
   return {
     async call<T>(request: ApiRequest): Promise<T> {
-      const body = await send(
-        request,
-        'calls',
-        AbortSignal.any([request.signal, AbortSignal.timeout(CALL_TIMEOUT_MS)]),
-      );
-      return (await body.json()) as T;
+      const deadline = AbortSignal.timeout(request.timeoutMs ?? CALL_TIMEOUT_MS);
+      const body = await send(request, 'calls', AbortSignal.any([request.signal, deadline]));
+      try {
+        return (await body.json()) as T;
+      } catch (cause) {
+        if (!(cause instanceof SyntaxError)) throw cause;
+        throw new Error(`${describe(request)}: the answer is no JSON`, { cause });
+      }
     },
     stream: request => send(request, 'watches', request.signal),
+    reset() {
+      for (const socket of sockets) socket.resetAndDestroy();
+    },
     async close() {
       closed = true;
       const closing = (await pending?.catch(() => undefined)) ?? current;
@@ -133,6 +198,56 @@ export function createTransport(kubeConfig: KubeConfig, userAgent: string, now =
       await Promise.all([closing?.calls.destroy(), closing?.watches.destroy()]);
     },
   };
+}
+
+/** Connects as undici does, and keeps the TCP sockets in `opened` while they are open. */
+function connector(tls: buildConnector.BuildOptions, opened?: Set<Socket>): buildConnector.connector {
+  const build = buildConnector({ ...tls, allowH2: false, timeout: CONNECT_TIMEOUT_MS });
+  const keep = (socket: Socket): void => {
+    opened?.add(socket);
+    socket.once('close', () => opened?.delete(socket));
+  };
+  return (options, callback) => {
+    if (options.protocol !== 'https:') {
+      build(options, (...result) => {
+        if (result[1] instanceof Socket) keep(result[1]);
+        callback(...result);
+      });
+      return;
+    }
+    const tcp = connectTcp({
+      host: options.hostname.replace(/^\[|\]$/g, ''),
+      port: Number(options.port || 443),
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: 30_000,
+    });
+    keep(tcp);
+    // The TLS socket above it reports its errors.
+    tcp.on('error', () => {});
+    build({ ...options, httpSocket: tcp }, (...result) => {
+      if (result[1] instanceof Socket) result[1].once('close', () => tcp.destroy());
+      else tcp.destroy();
+      callback(...result);
+    });
+  };
+}
+
+/** Gives a promise up when the signal aborts; undici itself notices only once the request has a connection. */
+async function within<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  const aborted = Promise.withResolvers<never>();
+  const abort = (): void => aborted.reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+function describe({ method, path }: ApiRequest): string {
+  return `${method} ${path.split('?')[0]}`;
 }
 
 function basicAuth(options: RequestOptions): { authorization?: string } {

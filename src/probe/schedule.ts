@@ -22,8 +22,8 @@ export interface ProbeScheduler {
    */
   set(key: Key, target: Target | undefined, known?: 'healthy'): void;
   result(key: Key): ProbeResult | undefined;
-  /** Stops all timers and aborts what runs. */
-  close(): void;
+  /** Stops all timers and aborts what runs; resolves when the last probe has ended its sessions and connections. */
+  close(): Promise<void>;
 }
 
 export interface ProbeObserver {
@@ -37,12 +37,14 @@ export interface ProbeSchedulerOptions {
   onResult: (key: Key) => void;
   observer?: ProbeObserver;
   random?: () => number;
+  /** Milliseconds that no change of the clock moves. */
+  now?: () => number;
 }
 
 interface Entry {
   target: Target;
   timer: NodeJS.Timeout | undefined;
-  /** When the next probe is due, and the time before which the server asked not to be asked, in ms since the epoch. */
+  /** When the next probe is due, and the time before which the server asked not to be asked, by `now`. */
   dueAt: number;
   notBefore: number;
   running: AbortController | undefined;
@@ -62,15 +64,23 @@ const INCONCLUSIVE_RETRY_MS = 20_000;
 const JITTER = 0.1;
 
 export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeScheduler {
-  const { probe, limiter, onResult, observer, random = Math.random } = options;
+  const { probe, limiter, onResult, observer, random = Math.random, now = () => performance.now() } = options;
   const entries = new Map<Key, Entry>();
+  const running = new Set<Promise<void>>();
   let closed = false;
 
   function schedule(key: Key, entry: Entry, delayMs: number): void {
     clearTimeout(entry.timer);
-    entry.dueAt = Date.now() + delayMs;
+    entry.dueAt = now() + delayMs;
     // A timer takes at most 2^31 - 1 ms.
-    entry.timer = setTimeout(() => void run(key, entry), Math.min(2 ** 31 - 1, delayMs));
+    entry.timer = setTimeout(
+      () => {
+        const run = probeNow(key, entry);
+        running.add(run);
+        void run.finally(() => running.delete(run));
+      },
+      Math.min(2 ** 31 - 1, delayMs),
+    );
   }
 
   function stop(entry: Entry): void {
@@ -79,25 +89,25 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     entry.running = undefined;
   }
 
-  async function run(key: Key, entry: Entry): Promise<void> {
+  async function probeNow(key: Key, entry: Entry): Promise<void> {
     const { target } = entry;
-    const running = new AbortController();
-    entry.running = running;
+    const abort = new AbortController();
+    entry.running = abort;
     let release: (() => void) | undefined;
     try {
-      release = await limiter.acquire(new URL(target.url).hostname, running.signal);
+      release = await limiter.acquire(new URL(target.url).hostname, abort.signal);
       const start = performance.now();
-      const outcome = await probe(target, running.signal).catch(
+      const outcome = await probe(target, abort.signal).catch(
         (error: unknown): Outcome => ({ kind: 'broken', why: error instanceof Error ? error.message : String(error) }),
       );
-      if (running.signal.aborted) return;
+      if (abort.signal.aborted) return;
       observer?.probed(outcome.kind, (performance.now() - start) / 1000);
       entry.running = undefined;
       schedule(key, entry, take(entry, outcome));
       onResult(key);
     } catch (error) {
       // The wait for a slot ends like this when the target was dropped meanwhile.
-      if (!running.signal.aborted) throw error;
+      if (!abort.signal.aborted) throw error;
     } finally {
       release?.();
     }
@@ -123,7 +133,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
       if (entry.health === 'healthy' && entry.failures < target.failureThreshold) published = before;
       else entry.health = 'failed';
     }
-    entry.notBefore = Date.now() + (judgement.conclusive ? 0 : (judgement.retryAfterMs ?? 0));
+    entry.notBefore = now() + (judgement.conclusive ? 0 : (judgement.retryAfterMs ?? 0));
     const { fingerprint, recheck } = target;
     entry.result = published && { fingerprint, recheck, verdict: published };
     return delayAfter(judgement, entry);
@@ -180,15 +190,16 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
         stop(entry);
         schedule(key, entry, 0);
       } else if (old.intervalMs > target.intervalMs && !entry.running) {
-        const wait = Math.min(entry.dueAt - Date.now(), spread(target.intervalMs));
-        schedule(key, entry, Math.max(entry.notBefore - Date.now(), wait, 0));
+        const wait = Math.min(entry.dueAt - now(), spread(target.intervalMs));
+        schedule(key, entry, Math.max(entry.notBefore - now(), wait, 0));
       }
     },
     result: key => entries.get(key)?.result,
-    close() {
+    async close() {
       closed = true;
       for (const entry of entries.values()) stop(entry);
       entries.clear();
+      await Promise.allSettled(running);
     },
   };
 }

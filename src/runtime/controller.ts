@@ -1,5 +1,6 @@
 /** Workers that take keys from a queue and reconcile them, whatever the keys mean. */
 
+import type { HotLoopGuard } from './hot-loop.ts';
 import type { Queue } from './queue.ts';
 
 export interface Outcome {
@@ -20,7 +21,10 @@ export interface ControllerOptions {
   reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>;
   workers: number;
   onError: (key: string, error: unknown) => void;
+  /** How long a failed key must be left alone at least, in ms, such as a server's Retry-After. */
+  retryAfter?: (error: unknown) => number;
   observer?: ControllerObserver;
+  hotLoops?: Pick<HotLoopGuard, 'reconciling'>;
   /** Aborts what is under way; for a graceful end close the queue instead and wait for `done`. */
   signal: AbortSignal;
   deadlineMs?: number;
@@ -28,7 +32,7 @@ export interface ControllerOptions {
 
 /** Starts the workers; `done` resolves when the queue is closed and the last reconcile has ended. */
 export function startController(options: ControllerOptions): { done: Promise<void> } {
-  const { queue, reconcile, workers, onError, observer, signal, deadlineMs = 60_000 } = options;
+  const { queue, reconcile, workers, onError, retryAfter, observer, hotLoops, signal, deadlineMs = 60_000 } = options;
   let active = 0;
 
   async function once(key: string): Promise<Result> {
@@ -41,13 +45,19 @@ export function startController(options: ControllerOptions): { done: Promise<voi
     } catch (error) {
       if (signal.aborted) return 'error';
       onError(key, error);
-      queue.retry(key);
+      queue.retry(key, retryAfter?.(error));
       return 'error';
     }
   }
 
   async function work(): Promise<void> {
     for (let key = await queue.take(); key !== undefined; key = await queue.take()) {
+      const heldBackMs = hotLoops?.reconciling(key) ?? 0;
+      if (heldBackMs > 0) {
+        queue.done(key);
+        queue.addAfter(key, heldBackMs);
+        continue;
+      }
       const start = performance.now();
       active += 1;
       observer?.active(active);

@@ -84,8 +84,21 @@ export function queueMetrics(registry: Registry, name: string, queue: () => Queu
     labelNames,
     registers,
     collect() {
-      const since = queue().oldestWork();
-      this.set({ name }, since === undefined ? 0 : (Date.now() - since) / 1000);
+      this.set({ name }, queue().unfinished()[0] ?? 0);
+    },
+  });
+  new Gauge({
+    name: 'workqueue_unfinished_work_seconds',
+    help: 'Ages of all unfinished work, added up.',
+    labelNames,
+    registers,
+    collect() {
+      this.set(
+        { name },
+        queue()
+          .unfinished()
+          .reduce((sum, seconds) => sum + seconds, 0),
+      );
     },
   });
   depth.set({ name }, 0);
@@ -98,6 +111,67 @@ export function queueMetrics(registry: Registry, name: string, queue: () => Queu
     waited: seconds => waits.observe({ name }, seconds),
     worked: seconds => works.observe({ name }, seconds),
   };
+}
+
+/** The figures of reflectors, by resource. */
+export function reflectorMetrics(registry: Registry): (resource: string) => {
+  filled(how: string): void;
+  watched(): void;
+  failed(): void;
+} {
+  const registers = [registry];
+  const filled = new Counter({
+    name: 'reflector_lists_total',
+    help: 'Times that all objects of a resource were read, in pages or as the beginning of a watch: once per start, and hardly ever again.',
+    labelNames: ['resource', 'how'],
+    registers,
+  });
+  const watched = new Counter({
+    name: 'reflector_watches_total',
+    help: 'Watches that were opened.',
+    labelNames: ['resource'],
+    registers,
+  });
+  const failed = new Counter({
+    name: 'reflector_failures_total',
+    help: 'Lists and watches that broke and were tried again.',
+    labelNames: ['resource'],
+    registers,
+  });
+  return resource => {
+    watched.inc({ resource }, 0);
+    failed.inc({ resource }, 0);
+    return {
+      filled: how => filled.inc({ resource, how }),
+      watched: () => watched.inc({ resource }),
+      failed: () => failed.inc({ resource }),
+    };
+  };
+}
+
+/** Whether this process leads, under the name that Kubernetes' own controllers use. */
+export function leaderMetric(registry: Registry, name: string, isLeader: () => boolean): void {
+  new Gauge({
+    name: 'leader_election_master_status',
+    help: '1 while this process leads, 0 while it stands by.',
+    labelNames: ['name'],
+    registers: [registry],
+    collect() {
+      this.set({ name }, isLeader() ? 1 : 0);
+    },
+  });
+}
+
+/** Keys that were reconciled over and over although nothing was asked of them. */
+export function hotLoopMetric(registry: Registry, controller: string): () => void {
+  const total = new Counter({
+    name: 'personal_connector_hot_loops_total',
+    help: 'Minutes in which one connector was reconciled too often though its spec had not changed.',
+    labelNames: ['controller'],
+    registers: [registry],
+  });
+  total.inc({ controller }, 0);
+  return () => total.inc({ controller });
 }
 
 /** Figures of probes, by what they found. */

@@ -19,8 +19,8 @@ export interface Queue {
   add(key: string, priority?: Priority): void;
   /** Adds after a delay; of several delays of a key the shortest holds. */
   addAfter(key: string, delayMs: number): void;
-  /** Adds after the key's back-off: 1 s doubling to 5 min, jittered. */
-  retry(key: string): void;
+  /** Adds after the key's back-off: 1 s doubling to 5 min, jittered; but not before `atLeastMs`. */
+  retry(key: string, atLeastMs?: number): void;
   /** Ends the key's back-off. */
   forget(key: string): void;
   /** The next key, or undefined once the queue is closed. Each key taken must be given back by `done`. */
@@ -30,13 +30,16 @@ export interface Queue {
   close(): void;
   /** Keys that wait or are worked on, delayed ones not counted. */
   size(): number;
-  /** Start of the oldest unfinished work in ms since the epoch, or undefined. */
-  oldestWork(): number | undefined;
+  /** How long each key in work has been worked on, in seconds, the longest first. */
+  unfinished(): number[];
 }
 
 const RETRY_MS = { first: 1_000, most: 300_000 };
 
-export function createQueue(observer?: QueueObserver, { now = Date.now, random = Math.random } = {}): Queue {
+export function createQueue(
+  observer?: QueueObserver,
+  { now = () => performance.now(), random = Math.random } = {},
+): Queue {
   /** Waiting keys → when they were added. Insertion order is the order of service. */
   const waiting: Record<Priority, Map<string, number>> = { high: new Map(), low: new Map() };
   const working = new Map<string, number>();
@@ -97,11 +100,12 @@ export function createQueue(observer?: QueueObserver, { now = Date.now, random =
       }, delayMs);
       delayed.set(key, { at, timer });
     },
-    retry(key) {
+    retry(key, atLeastMs = 0) {
       const count = failures.get(key) ?? 0;
       failures.set(key, count + 1);
       observer?.retried();
-      queue.addAfter(key, Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** count) * (0.5 + random() / 2));
+      const backoff = Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** count) * (0.5 + random() / 2);
+      queue.addAfter(key, Math.max(atLeastMs, backoff));
     },
     forget: key => void failures.delete(key),
     take() {
@@ -132,7 +136,7 @@ export function createQueue(observer?: QueueObserver, { now = Date.now, random =
     },
     size: () => waiting.high.size + waiting.low.size + working.size,
     // Work is inserted in order of its start.
-    oldestWork: () => working.values().next().value,
+    unfinished: () => [...working.values()].map(since => (now() - since) / 1000),
   };
   return queue;
 }

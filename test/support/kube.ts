@@ -31,7 +31,7 @@ export interface Api {
 export function connect(kubeconfig: string): Api {
   const kubeConfig = new KubeConfig();
   kubeConfig.loadFromFile(kubeconfig);
-  const transport = createTransport(kubeConfig, 'personal-connector-operator-test');
+  const transport = createTransport(kubeConfig, { userAgent: 'personal-connector-operator-test' });
   const abort = new AbortController();
   return {
     kubeConfig,
