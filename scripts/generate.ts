@@ -1,9 +1,10 @@
-/** `npm run generate`: derives the types, the chart's CRD template and the reference pages from the CRD. */
+/** `npm run generate`: derives the types, the chart's CRD template and the reference pages from their sources. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { load } from 'js-yaml';
 import { compile, type JSONSchema } from 'json-schema-to-typescript';
 import { CONDITIONS, REASONS } from '../src/api/connector.ts';
+import { reliabilityPage } from './reliability.ts';
 
 const root = dirname(import.meta.dirname);
 const CRD = 'crds/personalconnectors.connectors.aitronos.com.yaml';
@@ -54,6 +55,7 @@ export async function generate(): Promise<Record<string, string>> {
     'charts/personal-connector-operator/templates/crd.yaml': chartTemplate(text),
     'docs/reference/personalconnector.md': fieldsPage({ spec, status }),
     'docs/reference/conditions.md': conditionsPage(),
+    'docs/reliability.md': reliabilityPage(NOTICE),
   };
 }
 

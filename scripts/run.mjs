@@ -21,6 +21,7 @@ const tasks = {
   operator: ['src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
   figures: ['test/bench/figures.ts'],
+  soak: ['test/faults/soak.ts'],
 };
 
 const [task, ...args] = process.argv.slice(2);

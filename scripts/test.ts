@@ -3,15 +3,16 @@
  * `--long` makes the fault suite try all that it can, and write what it found to docs/reliability.md.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { keepFigures } from './reliability.ts';
 
 const PARTS = ['unit', 'cluster', 'api', 'faults', 'e2e'];
 
 const root = dirname(import.meta.dirname);
 const long = process.argv.includes('--long');
-const args = process.argv.slice(2).filter(arg => arg !== '--long');
+const args = process.argv.slice(2).filter(arg => arg !== '--long' && arg !== '--');
 const named = args.filter(arg => PARTS.includes(arg));
 const rest = args.filter(arg => !PARTS.includes(arg));
 const dir = mkdtempSync(join(tmpdir(), 'pco-test-'));
@@ -38,6 +39,14 @@ for (const part of named.length > 0 ? named : PARTS) {
   // A run that broke without a failed test (a setup that threw, say) counts as one failure.
   if (status !== 0 && counted.failed === 0) total.failed += 1;
   if (signal === 'SIGINT' || status === 130) break;
+}
+if (long && existsSync(figures)) {
+  const tables = keepFigures(readFileSync(figures, 'utf8'), 'npm run test:faults -- --long');
+  spawnSync(process.execPath, [join(root, 'scripts', 'generate.ts')], {
+    cwd: root,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  console.log(`\ndocs/reliability.md has new figures: ${tables.join(', ')}`);
 }
 rmSync(dir, { recursive: true, force: true });
 console.log(`\n${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`);

@@ -143,8 +143,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const ready = Promise.all(reflectors.map(reflector => reflector.synced)).then(() => {
     if (watching.signal.aborted) return;
     synced = true;
-    const sinceStartMs = Math.round(performance.now());
-    log.info({ connectors: stores.connectors.size(), sinceStartMs }, 'the caches are filled');
+    log.info({ connectors: stores.connectors.size() }, 'the caches are filled');
     if (!election) return work();
     if (!election.isLeader()) log.info({ lease: config.leaseName }, 'standing by: another operator holds the Lease');
     void election.leading.then(work);
@@ -152,7 +151,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
 
   function work(): void {
     if (watching.signal.aborted) return;
-    log.info({ connectors: stores.connectors.size() }, 'reconciling begins');
+    log.info({ sinceStartMs: Math.round(performance.now()) }, 'reconciling begins');
     controller = startController({
       queue,
       reconcile,
