@@ -20,6 +20,8 @@ const TABLES: Record<string, string> = {
     'Two operators; the one that works ends. Until a change made in that moment has been served by the other one.',
   'Writes of a leader that lost its Lease':
     'While 200 connectors change, the leader is made unable to renew its Lease; the other one takes over; the first one goes on. Writes that the first one still got through.',
+  Storm:
+    'Two replicas are killed, stopped, cut off and ended at random, and started again, while many connectors change. The end must equal a fresh apply of the last specs.',
   'Faults by kind': 'Each fault on each kind of request, once and in a burst. Each cell: passed cases.',
   'Sieve patterns':
     'The operator is shown the past, or only a part of what happens, or is stopped in mid-change (after Sieve, OSDI ’22).',

@@ -77,6 +77,7 @@ function podSpec(settings: Settings): object {
       {
         name: CONTAINER,
         image,
+        imagePullPolicy: pullPolicy(image),
         ...(command.length > 0 && { command }),
         ...(args.length > 0 && { args }),
         ports: [{ name: PORT_NAME, containerPort: port, protocol: 'TCP' }],
@@ -98,6 +99,16 @@ function podSpec(settings: Settings): object {
     ],
     volumes: [{ name: 'tmp', emptyDir: { sizeLimit: '256Mi' } }],
   };
+}
+
+/**
+ * What Kubernetes would choose for this image. It chooses only once: left to itself, a Deployment would keep the policy of
+ * the image that it was made with.
+ */
+function pullPolicy(image: string): 'Always' | 'IfNotPresent' {
+  const [name = '', digest] = image.split('@');
+  const tag = name.slice(name.lastIndexOf('/') + 1).split(':')[1] ?? 'latest';
+  return tag === 'latest' && digest === undefined ? 'Always' : 'IfNotPresent';
 }
 
 function service(connector: PersonalConnector, settings: Settings): Declared & { spec: object } {

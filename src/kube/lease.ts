@@ -70,8 +70,9 @@ export function startElection(options: ElectionOptions): Election {
   const stop = new AbortController();
   const { signal } = stop;
   const { promise: leading, resolve: markLeading } = Promise.withResolvers<void>();
-  /** What the Lease was when last seen, and since when its record is what it is. */
+  /** What the Lease was when last seen; its record, and since when that is what it is. */
   let lease: Lease | undefined;
+  let record: LeaseSpec = {};
   let seenAt = 0;
   let state: 'candidate' | 'leader' | 'ended' = 'candidate';
   /** When the request was sent that renewed the Lease last. */
@@ -96,7 +97,11 @@ export function startElection(options: ElectionOptions): Election {
 
   /** Takes a sight of the Lease as it is now; undefined says that there is none. */
   function see(sight: Lease | undefined): void {
-    if (JSON.stringify(sight?.spec) !== JSON.stringify(lease?.spec)) seenAt = now();
+    // The record outlives a Lease that is deleted: its holder may not know yet, and leads until it would have expired.
+    if (sight && JSON.stringify(sight.spec ?? {}) !== JSON.stringify(record)) {
+      record = sight.spec ?? {};
+      seenAt = now();
+    }
     lease = sight;
     if (state === 'leader' && sight && sight.spec?.holderIdentity !== identity)
       lose(`${sight.spec?.holderIdentity || 'nobody'} holds the Lease now`);
@@ -106,7 +111,7 @@ export function startElection(options: ElectionOptions): Election {
 
   /** How long the Lease is still another's, in ms; 0 when it may be taken. */
   function takenForMs(): number {
-    const { holderIdentity, leaseDurationSeconds } = lease?.spec ?? {};
+    const { holderIdentity, leaseDurationSeconds } = record;
     // Ours, when the answer to our own write was lost.
     if (!holderIdentity || holderIdentity === identity) return 0;
     const lasts = leaseDurationSeconds ? Math.min(LONGEST_LEASE_MS, leaseDurationSeconds * 1000) : LEASE_MS;
@@ -115,8 +120,7 @@ export function startElection(options: ElectionOptions): Election {
 
   /** The Lease as it is when we hold it. */
   function held(): Declared & { spec: LeaseSpec } {
-    const spec = lease?.spec ?? {};
-    const ours = spec.holderIdentity === identity;
+    const ours = record.holderIdentity === identity;
     // The API wants microseconds: a time with three digits is refused.
     const time = new Date().toISOString().replace('Z', '000Z');
     return {
@@ -124,12 +128,12 @@ export function startElection(options: ElectionOptions): Election {
       kind: LEASES.kind,
       metadata: { ...lease?.metadata, name, namespace },
       spec: {
-        ...spec,
+        ...record,
         holderIdentity: identity,
         leaseDurationSeconds: LEASE_MS / 1000,
-        acquireTime: ours && spec.acquireTime ? spec.acquireTime : time,
+        acquireTime: ours && record.acquireTime ? record.acquireTime : time,
         renewTime: time,
-        leaseTransitions: (spec.leaseTransitions ?? 0) + (ours || !lease ? 0 : 1),
+        leaseTransitions: (record.leaseTransitions ?? 0) + (ours || !lease ? 0 : 1),
       },
     };
   }
@@ -139,10 +143,11 @@ export function startElection(options: ElectionOptions): Election {
     const sentAt = now();
     const written = await write(held());
     see(written);
-    if (state === 'ended') return;
+    // An answer that comes too late, after a stop of the process say, proves nothing any more.
+    if (state === 'ended' || now() - sentAt >= RENEW_DEADLINE_MS) return;
     renewedAt = sentAt;
     clearTimeout(deadline);
-    deadline = setTimeout(expire, Math.max(0, renewedAt + RENEW_DEADLINE_MS - now()));
+    deadline = setTimeout(expire, renewedAt + RENEW_DEADLINE_MS - now());
     if (state === 'leader') return;
     state = 'leader';
     markLeading();

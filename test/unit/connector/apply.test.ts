@@ -152,13 +152,12 @@ describe('children that are there', () => {
     expect(calls).toEqual([]);
   });
 
-  it('are not changed when another of the name came meanwhile: the error is tried again', async () => {
+  it('are not changed when another of the name came meanwhile: the conflict is thrown, and tried again', async () => {
     const { act, objects, settle } = make();
     await settle(connector);
     const service = objects.get('Service team/clickup') as Raw;
     objects.set('Service team/clickup', { ...service, metadata: { ...service.metadata, uid: 'another' } });
-    const obstacle = await act(change({ version: '2.0.0' }));
-    expect(obstacle).toEqual({ error: expect.any(ApiError) });
+    await expect(act(change({ version: '2.0.0' }))).rejects.toMatchObject({ name: 'ApiError', status: 409 });
     expect(objects.get('Service team/clickup')?.metadata.uid).toBe('another');
   });
 });
@@ -292,14 +291,26 @@ describe('children that are no longer wanted', () => {
     expect(calls).toEqual([]);
   });
 
-  it('may be gone, or others of their name, already', async () => {
+  it('may be gone already', async () => {
     const { act, calls, objects, settle } = make();
     await settle(connector);
     objects.delete('Deployment team/clickup');
-    const service = objects.get('Service team/clickup') as Raw;
-    objects.set('Service team/clickup', { ...service, metadata: { ...service.metadata, uid: 'new' } });
     expect(await act(connector, [])).toBeUndefined();
     expect(calls).toHaveLength(3);
+    expect([...objects.keys()]).toEqual([]);
+  });
+
+  it('stay when they are others of their name: the conflict is thrown until the cache knows them', async () => {
+    const { act, objects, stores, settle } = make();
+    await settle(connector);
+    const service = objects.get('Service team/clickup') as Raw;
+    const foreign = { ...service, metadata: { ...service.metadata, uid: 'new', resourceVersion: '900' } };
+    objects.set('Service team/clickup', foreign);
+    await expect(act(connector, [])).rejects.toMatchObject({ name: 'ApiError', status: 409 });
+    expect(objects.get('Service team/clickup')).toBe(foreign);
+
+    stores.Service.upsert(projectChild(SERVICES)({ ...foreign, metadata: { ...foreign.metadata, ownerReferences: [] } }));
+    expect(await act(connector, [])).toBeUndefined();
     expect([...objects.keys()]).toEqual(['Service team/clickup']);
   });
 });

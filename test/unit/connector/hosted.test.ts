@@ -39,6 +39,7 @@ const POD = {
 };
 
 const CONTAINER = {
+  imagePullPolicy: 'IfNotPresent',
   name: 'server',
   securityContext: {
     allowPrivilegeEscalation: false,
@@ -136,6 +137,17 @@ describe('the children of a connector that says no more than its type', () => {
 
   it('are the same each time, hash and all', () => {
     expect(plan()).toEqual(plan());
+  });
+
+  it.each([
+    ['registry.example.com/mine:3', 'IfNotPresent'],
+    ['registry.example.com:5000/mine', 'Always'],
+    ['registry.example.com/mine:latest', 'Always'],
+    ['registry.example.com/mine@sha256:00', 'IfNotPresent'],
+    ['registry.example.com/mine:latest@sha256:00', 'IfNotPresent'],
+  ])('pull %s %s, as Kubernetes would choose for a new Deployment', (image, policy) => {
+    const { children } = plan({ hosting: { image } }, { allowedImages: ['*'] });
+    expect(JSON.stringify(children?.[0]?.object)).toContain(`"imagePullPolicy":"${policy}"`);
   });
 
   it('never set the number of Pods, which an autoscaler may own', () => {

@@ -37,7 +37,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
         known.push(as);
       },
       result: key => results.get(key),
-      close() {},
+      async close() {},
     },
     events: {
       record: (about, { type, reason }: EventRecord) => void events.push(`${about.metadata.name} ${type} ${reason}`),
@@ -177,25 +177,28 @@ describe('a status that cannot be written', () => {
   it.each([
     ['because the connector is gone', 404],
     ['because another of its name is there', 409],
-  ])('%s is no error, and no Event', async (_why, status) => {
+    ['because the server is broken', 500],
+  ])('%s is an error, has no Event, and is tried again', async (_why, status) => {
     const { reconcile, hooks, events } = make([remote({ lifecycle: 'maintenance' })]);
     hooks.before = call => {
       throw new ApiError(call, status, '{}');
     };
-    expect(await reconcile('mine')).toEqual({});
-    expect(events).toEqual([]);
-  });
-
-  it('for another reason is tried again', async () => {
-    const { reconcile, hooks, events } = make([remote({ lifecycle: 'maintenance' })]);
-    hooks.before = call => {
-      throw new ApiError(call, 500, '{}');
-    };
-    await expect(reconcile('mine')).rejects.toThrow(ApiError);
+    await expect(reconcile('mine')).rejects.toMatchObject({ name: 'ApiError', status });
     expect(events).toEqual([]);
     delete hooks.before;
     await reconcile('mine');
     expect(events).toEqual(['mine Normal Maintenance']);
+  });
+
+  it('because the connector is gone is no error any more once the cache says so', async () => {
+    const { reconcile, hooks, stores, events } = make([remote({ lifecycle: 'maintenance' })]);
+    hooks.before = call => {
+      throw new ApiError(call, 404, '{}');
+    };
+    await expect(reconcile('mine')).rejects.toMatchObject({ status: 404 });
+    stores.connectors.remove(remote({}, { resourceVersion: '11' }));
+    expect(await reconcile('mine')).toEqual({});
+    expect(events).toEqual([]);
   });
 });
 

@@ -8,13 +8,17 @@ import { makeConnector, UID } from '../support.ts';
 function make() {
   const stores = createStores();
   const queued: string[] = [];
-  watchChanges(stores, (key, priority) => void queued.push(`${key} ${priority}`));
+  const causes: string[] = [];
+  watchChanges(stores, (key, priority, cause) => {
+    queued.push(`${key} ${priority}`);
+    causes.push(cause);
+  });
   let version = 10;
   const connector = (name: string, spec: Partial<PersonalConnectorSpec> = {}): PersonalConnector => {
     version += 1;
     return makeConnector('custom', spec, { metadata: { name, uid: `uid-${name}`, resourceVersion: String(version) } });
   };
-  return { ...stores, queued, connector };
+  return { ...stores, queued, causes, connector };
 }
 
 const child = (owner: { name: string; kind?: string; apiVersion?: string } | undefined, version = '5'): Child => ({
@@ -34,7 +38,41 @@ const child = (owner: { name: string; kind?: string; apiVersion?: string } | und
   },
 });
 
+const pod = (namespace: string, name: string, version: string) =>
+  projectPod({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name: 'p',
+      namespace,
+      uid: 'p',
+      resourceVersion: version,
+      creationTimestamp: '2026-01-01T00:00:00Z',
+      labels: { app: 'x', 'connectors.aitronos.com/connector': name },
+    },
+  });
+
 describe('a change', () => {
+  it('names the kind of what changed as its cause', () => {
+    const { connectors, children, pods, causes, connector } = make();
+    connectors.upsert(connector('a', { id: 'pcon_x' }));
+    connectors.upsert(connector('b', { id: 'pcon_x' }));
+    children.Deployment.upsert(child({ name: 'a' }));
+    children.Service.upsert(child({ name: 'a' }));
+    children.NetworkPolicy.upsert(child({ name: 'a' }));
+    pods.upsert(pod('team', 'a', '5'));
+    expect(causes).toEqual([
+      'PersonalConnector',
+      'PersonalConnector',
+      // A namesake by id.
+      'PersonalConnector',
+      'Deployment',
+      'Service',
+      'NetworkPolicy',
+      'Pod',
+    ]);
+  });
+
   it('of a connector concerns it: low at first sight, high later', () => {
     const { connectors, queued, connector } = make();
     connectors.upsert(connector('a'));
@@ -89,19 +127,6 @@ describe('a change', () => {
     connectors.upsert(connector('a'));
     connectors.upsert(connector('b'));
     queued.length = 0;
-    const pod = (namespace: string, name: string, version: string) =>
-      projectPod({
-        apiVersion: 'v1',
-        kind: 'Pod',
-        metadata: {
-          name: 'p',
-          namespace,
-          uid: 'p',
-          resourceVersion: version,
-          creationTimestamp: '2026-01-01T00:00:00Z',
-          labels: { app: 'x', 'connectors.aitronos.com/connector': name },
-        },
-      });
     pods.upsert(pod('team', 'a', '5'));
     pods.remove(pod('team', 'a', '6'));
     pods.upsert(pod('other', 'a', '7'));

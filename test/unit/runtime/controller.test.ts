@@ -1,21 +1,24 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type Outcome, startController } from '../../../src/runtime/controller.ts';
+import { createHotLoopGuard, type HotLoop } from '../../../src/runtime/hot-loop.ts';
 import { createQueue, type Queue } from '../../../src/runtime/queue.ts';
 
 const open: Queue[] = [];
 afterEach(() => {
   for (const queue of open.splice(0)) queue.close();
+  vi.useRealTimers();
 });
 
 interface Setup {
   workers?: number;
   deadlineMs?: number;
   signal?: AbortSignal;
+  retryAfter?: (error: unknown) => number;
 }
 
 /** A controller over a queue whose delays are told instead of waited for. */
 function start(reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>, setup: Setup = {}) {
-  const { workers = 1, deadlineMs, signal = new AbortController().signal } = setup;
+  const { workers = 1, deadlineMs, signal = new AbortController().signal, retryAfter } = setup;
   const told: string[] = [];
   const results: string[] = [];
   const active: number[] = [];
@@ -25,7 +28,7 @@ function start(reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>
   const queue: Queue = {
     ...real,
     addAfter: (key, ms) => void told.push(`addAfter ${key} ${ms}`),
-    retry: key => void told.push(`retry ${key}`),
+    retry: (key, atLeastMs) => void told.push(`retry ${key}${atLeastMs === undefined ? '' : ` after ${atLeastMs}`}`),
     forget: key => void told.push(`forget ${key}`),
     done(key) {
       real.done(key);
@@ -46,6 +49,7 @@ function start(reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>
       },
     },
     ...(deadlineMs !== undefined && { deadlineMs }),
+    ...(retryAfter && { retryAfter }),
   });
   return {
     ...controller,
@@ -103,6 +107,15 @@ describe('a reconcile', () => {
     expect(controller.queue.size()).toBe(0);
   });
 
+  it('that fails is left alone for as long as its error asks', async () => {
+    const controller = start(async () => Promise.reject(new Error('busy')), {
+      retryAfter: error => ((error as Error).message === 'busy' ? 7_000 : 0),
+    });
+    controller.queue.add('a');
+    await controller.ended(1);
+    expect(controller.told).toEqual(['error a busy', 'retry a after 7000']);
+  });
+
   it('is followed by the next one, also after a failure', async () => {
     const seen: string[] = [];
     const controller = start(async key => {
@@ -147,6 +160,120 @@ describe('a reconcile', () => {
     await controller.done;
     expect(controller.told).toEqual([]);
     expect(controller.results).toEqual(['error']);
+  });
+});
+
+describe('a key that is hot', () => {
+  const PER_MINUTE = 5;
+
+  /** A controller with a real queue and guard, on the test's clock; each reconcile of `a` wakes `a` again. */
+  function startHot(reconcile: (key: string) => Promise<Outcome> = async () => ({})) {
+    vi.useFakeTimers();
+    const queue = createQueue();
+    const input = { value: 'as it was' };
+    const hot: HotLoop[] = [];
+    const seen: { key: string; at: number }[] = [];
+    const results: string[] = [];
+    const guard = createHotLoopGuard({
+      perMinute: PER_MINUTE,
+      inputOf: key => (key === 'a' ? input.value : ''),
+      onHot: loop => void hot.push(loop),
+    });
+    const began = performance.now();
+    const wake = (key: string): void => {
+      guard.woken(key, 'Deployment');
+      queue.add(key);
+    };
+    const controller = startController({
+      queue,
+      async reconcile(key) {
+        seen.push({ key, at: performance.now() - began });
+        if (key === 'a') wake(key);
+        return reconcile(key);
+      },
+      workers: 2,
+      signal: new AbortController().signal,
+      onError: () => {},
+      observer: { active() {}, reconciled: result => void results.push(result) },
+      hotLoops: guard,
+    });
+    return {
+      queue,
+      input,
+      hot,
+      results,
+      wake,
+      times: (key = 'a') => seen.filter(one => one.key === key).map(({ at }) => at),
+      async stop() {
+        queue.close();
+        await controller.done;
+        expect(vi.getTimerCount()).toBe(0);
+        vi.useRealTimers();
+      },
+    };
+  }
+
+  it('is reconciled once a second, told of once a minute, and cools when the minute is over', async () => {
+    const { queue, hot, results, times, stop } = startHot();
+    queue.add('a');
+    await vi.advanceTimersByTimeAsync(59_999);
+    expect(times().slice(0, PER_MINUTE + 3)).toEqual([...Array(PER_MINUTE + 1).fill(0), 1_000, 2_000]);
+    expect(times()).toHaveLength(PER_MINUTE + 60);
+    expect(hot).toEqual([{ key: 'a', reconciles: PER_MINUTE + 1, causes: { Deployment: PER_MINUTE } }]);
+    // What was held back is no reconcile.
+    expect(results).toHaveLength(PER_MINUTE + 60);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(times()).toHaveLength(PER_MINUTE + 60 + PER_MINUTE + 1);
+    expect(hot).toHaveLength(2);
+    await stop();
+  });
+
+  it('is reconciled at once when something else is asked of it', async () => {
+    const { queue, input, hot, wake, times, stop } = startHot();
+    queue.add('a');
+    await vi.advanceTimersByTimeAsync(1_500);
+    const before = times().length;
+    input.value = 'changed';
+    wake('a');
+    await vi.advanceTimersByTimeAsync(0);
+    expect(times().slice(before)).toEqual(Array(PER_MINUTE + 1).fill(1_500));
+    expect(hot).toHaveLength(2);
+    await stop();
+  });
+
+  it('holds up no other key', async () => {
+    const { queue, wake, times, stop } = startHot();
+    queue.add('a');
+    await vi.advanceTimersByTimeAsync(500);
+    wake('b');
+    await vi.advanceTimersByTimeAsync(0);
+    expect(times('b')).toEqual([500]);
+    await stop();
+  });
+
+  it('is not forgotten while it is held back, and is counted as waiting by nobody', async () => {
+    const { queue, wake, times, stop } = startHot();
+    queue.add('a');
+    await vi.advanceTimersByTimeAsync(100);
+    expect(queue.size()).toBe(0);
+    // A flood of events while it is held back brings it no sooner.
+    for (let event = 0; event < 100; event += 1) {
+      wake('a');
+      await vi.advanceTimersByTimeAsync(5);
+    }
+    expect(times()).toHaveLength(PER_MINUTE + 1);
+    await vi.advanceTimersByTimeAsync(400);
+    expect(times()).toHaveLength(PER_MINUTE + 2);
+    await stop();
+  });
+
+  it('is slowed down as well while it fails', async () => {
+    const { queue, times, stop } = startHot(async () => Promise.reject(new Error('boom')));
+    queue.add('a');
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(times().length).toBeGreaterThanOrEqual(PER_MINUTE + 10);
+    expect(times().length).toBeLessThanOrEqual(PER_MINUTE + 12);
+    await stop();
   });
 });
 

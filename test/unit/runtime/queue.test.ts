@@ -113,20 +113,21 @@ describe('a queue', () => {
     queue.close();
   });
 
-  it('knows since when the oldest work is unfinished', async () => {
+  it('knows how long work is unfinished, the oldest first', async () => {
     let now = 100;
     const queue = createQueue(undefined, { now: () => now });
-    expect(queue.oldestWork()).toBeUndefined();
+    expect(queue.unfinished()).toEqual([]);
     queue.add('a');
     queue.add('b');
     await queue.take();
-    now = 200;
+    now = 1_100;
     await queue.take();
-    expect(queue.oldestWork()).toBe(100);
+    now = 3_100;
+    expect(queue.unfinished()).toEqual([3, 2]);
     queue.done('a');
-    expect(queue.oldestWork()).toBe(200);
+    expect(queue.unfinished()).toEqual([2]);
     queue.done('b');
-    expect(queue.oldestWork()).toBeUndefined();
+    expect(queue.unfinished()).toEqual([]);
   });
 });
 
@@ -218,6 +219,37 @@ describe('the back-off of a key', () => {
     expect(queue.size()).toBe(0);
     await vi.advanceTimersByTimeAsync(1);
     expect(await drain(queue)).toEqual(['a', 'b']);
+  });
+});
+
+describe('a retry that a server asked to put off', () => {
+  it.each([
+    ['waits as long as was asked', [7_000], 7_000],
+    ['waits its back-off when that is longer', [100], 500],
+    ['waits its back-off when nothing was asked', [0], 500],
+    ['waits its back-off when nothing was said', [], 500],
+    ['waits as long as was asked, longer than any back-off', [600_000], 600_000],
+  ])('%s', async (_what, asked, expected) => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    queue.retry('a', ...asked);
+    await vi.advanceTimersByTimeAsync(expected - 1);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it('counts as a failure all the same', async () => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    for (let retry = 0; retry < 3; retry += 1) {
+      queue.retry('a', 10_000);
+      await vi.advanceTimersByTimeAsync(10_000);
+      await drain(queue);
+    }
+    queue.retry('a');
+    await vi.advanceTimersByTimeAsync(3_999);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
   });
 });
 
