@@ -7,6 +7,7 @@ import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/conne
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { KubeObject } from '../../src/api/meta.ts';
 import { type Child, DEPLOYMENTS, NETWORK_POLICIES, PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
+import { LEASES, type Lease } from '../../src/kube/lease.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 import { OPERATOR_DEPLOYMENT, OPERATOR_NAMESPACE } from '../demo/demo.ts';
 import { readSamples } from '../demo/samples.ts';
@@ -191,6 +192,29 @@ describe.skipIf(inject('noNode'))('on a real node', () => {
       await secret({ JIRA_URL: 'https://jira.example.com', JIRA_PERSONAL_TOKEN: 'x' });
       await cluster.untilReady('late', 'True', 'Ready');
     });
+  });
+
+  it('of two replicas one works, and the other one goes on when it is deleted', async () => {
+    const operator = ['-n', OPERATOR_NAMESPACE] as const;
+    const scale = async (replicas: number): Promise<void> => {
+      await kubectl(...operator, 'scale', 'deployment', OPERATOR_DEPLOYMENT, `--replicas=${replicas}`);
+      await kubectl(...operator, 'rollout', 'status', `deployment/${OPERATOR_DEPLOYMENT}`);
+    };
+    const holder = async (): Promise<string> => {
+      const lease = await cluster.client.get<Lease>(
+        LEASES,
+        { namespace: OPERATOR_NAMESPACE, name: OPERATOR_DEPLOYMENT },
+        cluster.signal,
+      );
+      return lease.spec?.holderIdentity?.split('_')[0] ?? '';
+    };
+    await scale(2);
+    const first = await holder();
+    await kubectl(...operator, 'delete', 'pod', first, '--wait=false');
+    await cluster.applyConnector('failed-over', { ...hosted(), probe: { enabled: false } });
+    await cluster.untilReady('failed-over', 'True', 'ProbeDisabled');
+    expect(await holder()).not.toBe(first);
+    await scale(1);
   });
 
   it('a namespace goes, with connectors in it and the operator stopped', async () => {
