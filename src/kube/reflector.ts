@@ -18,14 +18,15 @@ const FILL_IDLE_MS = 30_000;
  */
 const BUFFERED = { seconds: 30, forMs: 3_600_000 };
 const BACKOFF_MS = { first: 500, most: 30_000 };
-/** A watch that ends sooner than this is not opened again at once, whatever it told. */
-const SHORT_MS = 1_000;
-/** After so many watches in a row that told an error, all is read anew: it may lie in what they go on from. */
+/** A watch that ends sooner than this is not opened again at once; for longer and longer if it told nothing new. */
+const SHORT_MS = 10_000;
+/** After so many watches in a row that told nothing but an error, all is read anew: it may lie in what they go on from. */
 const MOST_ERRORS = 3;
 /** All is read anew from time to time, should a change ever have been lost on the way: 10–20 h. */
 const REFILL_MS = { min: 36_000_000, spread: 36_000_000 };
 /** A line of a watch is one object; etcd takes at most 1.5 MiB, and JSON may double it. */
 const MAX_LINE_BYTES = 8 * 1024 * 1024;
+const VERSION = /^[1-9]\d*$/;
 
 export interface ReflectorObserver {
   /** All was read: in pages, or as the beginning of a watch. */
@@ -75,6 +76,8 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   let progressAt = now();
   /** The store holds all up to this version; empty when all must be read (anew). */
   let version = '';
+  /** The version that the try in hand began with, or that it was filled with. */
+  let from = '';
   let refillAt = 0;
   /** Whether the server can begin a watch with all that is there; assumed until it says no. */
   let watchList = true;
@@ -83,6 +86,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   function fill(objects: readonly T[], resourceVersion: string, how: 'list' | 'watch-list'): void {
     store.replace(objects, resourceVersion);
     version = resourceVersion;
+    from = version;
     refillAt = now() + REFILL_MS.min + random() * REFILL_MS.spread;
     observer?.filled(how);
     markSynced();
@@ -108,7 +112,6 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   async function watch(): Promise<void> {
     /** What there is, until all of it was told. */
     let filling: Map<string, T> | undefined = version === '' ? new Map() : undefined;
-    let opened = false;
     let told = false;
     const idle = new AbortController();
     const patience = (ms: number): NodeJS.Timeout =>
@@ -124,7 +127,6 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
         { ...scope, ...(!filling && { resourceVersion: version }), timeoutSeconds },
         AbortSignal.any([signal, idle.signal]),
       );
-      opened = true;
       observer?.watched();
       for await (const line of lines(stream)) {
         if (signal.aborted) return;
@@ -143,7 +145,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     } catch (error) {
       // A stream that says nothing may be held back by a proxy until it ends; a list is not.
       if (filling && idle.signal.aborted) watchList = false;
-      if (opened && !told && !filling && idle.signal.aborted) bufferedUntil = now() + BUFFERED.forMs;
+      if (!told && !filling && idle.signal.aborted) bufferedUntil = now() + BUFFERED.forMs;
       throw idle.signal.aborted ? idle.signal.reason : error;
     } finally {
       clearTimeout(watchdog);
@@ -174,8 +176,9 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   function apply(event: WatchEvent<unknown>): void {
     if (event.type === 'ERROR') throw failure(event.object);
     const object = event.type === 'BOOKMARK' ? undefined : take(event.object);
-    const told = event.object as { metadata: { resourceVersion: string } };
-    const { resourceVersion } = told.metadata;
+    const told = event.type === 'BOOKMARK' ? event.object : object;
+    const resourceVersion = told?.metadata?.resourceVersion ?? '';
+    if (!VERSION.test(resourceVersion)) throw new Spoiled(`watch of ${type.plural}: a bookmark without a version`);
     // Within a watch versions only grow (KEP-5504): this server, or its etcd, was set back, or something reorders events.
     if (isNewer(version, resourceVersion))
       throw new Spoiled(`watch of ${type.plural}: version ${resourceVersion} came after ${version}`);
@@ -201,7 +204,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   /** The part of a raw object that is kept. */
   function take(raw: unknown): T {
     const { name, uid, resourceVersion } = (raw as { metadata?: Partial<Stored['metadata']> } | null)?.metadata ?? {};
-    if (!name || !uid || !/^[1-9]\d*$/.test(resourceVersion ?? ''))
+    if (!name || !uid || !VERSION.test(resourceVersion ?? ''))
       throw new Spoiled(`${type.plural}: an object without a name, UID or version was told`);
     return project(raw);
   }
@@ -213,29 +216,34 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   }
 
   async function run(): Promise<void> {
-    /** In a row: tries that told nothing new, and errors that watches told. */
+    /** In a row: tries that came to nothing, and errors that watches told and nothing else. */
     let failures = 0;
     let errors = 0;
     while (!signal.aborted) {
-      if (now() > refillAt) version = '';
-      const from = version;
+      // Silence may mean that the server was set back: it tells nothing until it has caught up with our version.
+      if (now() > refillAt || now() - progressAt > IDLE_MS) version = '';
+      from = version;
       const start = now();
+      const isFutile = (): boolean => version === from && now() - start < SHORT_MS;
       let waitMs = 0;
       try {
         if (version === '' && !watchList) await list();
         await watch();
         errors = 0;
-        failures = version === from ? failures + 1 : 0;
+        failures = isFutile() ? failures + 1 : 0;
       } catch (error) {
         if (signal.aborted) return;
         if (watchList && version === '' && isInvalid(error)) {
           watchList = false;
           continue;
         }
-        failures = version === from ? failures + 1 : 1;
-        errors = error instanceof WatchError ? errors + 1 : 0;
+        failures = isFutile() ? failures + 1 : 1;
+        errors = error instanceof WatchError && version === from ? errors + 1 : 0;
         const expired = isExpired(error);
-        if (expired || error instanceof Spoiled || errors >= MOST_ERRORS) version = '';
+        if (expired || error instanceof Spoiled || errors >= MOST_ERRORS) {
+          version = '';
+          errors = 0;
+        }
         observer?.failed();
         if (!expired) onError(error);
         waitMs = retryAfterOf(error);

@@ -106,14 +106,14 @@ export function createStore<T extends Stored, I extends string = never>(
     replace(list, resourceVersion) {
       const setBack = isNewer(seen, resourceVersion);
       seen = resourceVersion;
+      const isLater = ({ metadata }: T): boolean => !setBack && isNewer(metadata.resourceVersion, resourceVersion);
       const listed = new Map(list.map(object => [keyOf(object), object]));
-      for (const [key, object] of objects) {
-        if (listed.has(key)) continue;
-        if (setBack || !isNewer(object.metadata.resourceVersion, resourceVersion)) change(key, undefined);
-      }
+      for (const [key, object] of objects) if (!listed.has(key) && !isLater(object)) change(key, undefined);
       for (const [key, object] of listed) {
-        if (!setBack) store.upsert(object);
-        else if (objects.get(key)?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+        const known = objects.get(key);
+        if (known && isLater(known)) store.upsert(object);
+        // After a setback the same version may be another object.
+        else if (setBack || known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
       }
     },
     upsert(object) {

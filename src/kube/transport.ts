@@ -114,8 +114,10 @@ export function createTransport(
     pending ??= readCredentials().finally(() => {
       pending = undefined;
     });
-    current = await pending;
-    return current;
+    const fresh = await pending;
+    if (closed) throw new Error('the connection to the API server is closed');
+    current = fresh;
+    return fresh;
   }
 
   /** Makes the next request read the credentials anew: they, or the CA, may have been replaced before our copy ran out. */
@@ -124,7 +126,7 @@ export function createTransport(
   }
 
   async function send(request: ApiRequest, kind: 'calls' | 'watches', signal: AbortSignal, again = false) {
-    const used = await connection();
+    const used = await within(signal, connection());
     const fenced = request.method !== 'GET' && !request.unfenced;
     const dispatcher = fenced ? used[kind].compose(fence) : used[kind];
     const response = await within(
@@ -149,8 +151,8 @@ export function createTransport(
     if (response.statusCode === 401) {
       distrust(used);
       // Nothing was done for a request that was turned away at the door.
-      if (!again && (await connection()).headers.authorization !== used.headers.authorization)
-        return send(request, kind, signal, true);
+      const fresh = again ? used : await within(signal, connection());
+      if (fresh.headers.authorization !== used.headers.authorization) return send(request, kind, signal, true);
     }
     const retryAfter = response.headers['retry-after'];
     throw new ApiError(
@@ -193,9 +195,12 @@ export function createTransport(
     },
     async close() {
       closed = true;
-      const closing = (await pending?.catch(() => undefined)) ?? current;
+      const closing = current;
       current = undefined;
-      await Promise.all([closing?.calls.destroy(), closing?.watches.destroy()]);
+      const ended = Promise.all([closing?.calls.destroy(), closing?.watches.destroy()]);
+      // undici waits for connections that are being made.
+      for (const socket of sockets) socket.destroy();
+      await ended;
     },
   };
 }
@@ -223,12 +228,21 @@ function connector(tls: buildConnector.BuildOptions, opened?: Set<Socket>): buil
       keepAliveInitialDelay: 30_000,
     });
     keep(tcp);
-    // The TLS socket above it reports its errors.
-    tcp.on('error', () => {});
+    // The TLS socket above it reports its errors, but not that it was closed before it was secured, as by a reset.
+    let failure = new Error('the connection was closed before it was secured');
+    let answered = false;
+    const answer: typeof callback = (...result) => {
+      if (!answered) callback(...result);
+      answered = true;
+    };
+    tcp.on('error', error => {
+      failure = error;
+    });
+    tcp.once('close', () => answer(failure, null));
     build({ ...options, httpSocket: tcp }, (...result) => {
       if (result[1] instanceof Socket) result[1].once('close', () => tcp.destroy());
       else tcp.destroy();
-      callback(...result);
+      answer(...result);
     });
   };
 }

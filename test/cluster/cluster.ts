@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createApi, isReady, untilPodsAreAllowed } from './api.ts';
+import { type Api, createApi, isReady, untilPodsAreAllowed } from './api.ts';
 import { type Progress, resolveBinaries } from './binaries.ts';
 import {
   apiServerFlags,
@@ -42,6 +42,13 @@ export interface Cluster extends AsyncDisposable {
   stop(): Promise<void>;
 }
 
+export interface ControlPlane extends Cluster {
+  /** SIGKILL to the API server. */
+  killApiServer(): Promise<void>;
+  /** Starts it again, at its address and on what etcd holds. Resolves when it is ready. */
+  startApiServer(): Promise<void>;
+}
+
 export interface ClusterOptions {
   /** Aborted while the cluster starts: the start fails and leaves nothing. Later: the cluster stops. */
   signal: AbortSignal;
@@ -57,7 +64,7 @@ const START_TIMEOUT_MS = 60_000;
 const PORT_ATTEMPTS = 3;
 
 /** etcd, kube-apiserver and kube-controller-manager on loopback, as any user. Ready when Pods can be created. */
-export async function startControlPlane(options: ControlPlaneOptions): Promise<Cluster> {
+export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await attemptControlPlane(options);
@@ -72,7 +79,7 @@ async function attemptControlPlane({
   kwok = false,
   signal,
   progress = () => {},
-}: ControlPlaneOptions): Promise<Cluster> {
+}: ControlPlaneOptions): Promise<ControlPlane> {
   const binaries = await resolveBinaries(['etcd', 'kube-apiserver', 'kube-controller-manager'], { signal, progress });
   const fake = kwok ? await resolveBinaries(['kube-scheduler', 'kwok'], { signal, progress }) : undefined;
   const directory = await createDirectory(tmpdir(), { signal });
@@ -89,13 +96,13 @@ async function attemptControlPlane({
       writeKubeconfig(files, user, server);
     }
     start('etcd', binaries.etcd, etcdFlags(files));
-    const apiServer = start(
-      'kube-apiserver',
-      binaries['kube-apiserver'],
-      apiServerFlags(files, { bindAddress: '127.0.0.1', port }),
-    );
-    await using api = createApi({ server, ca: files.ca, token: files.tokens.admin, signal: lifetime.signal });
-    await until('kube-apiserver to be ready', () => api.call('GET', '/readyz'), wait);
+    const startApiServer = () =>
+      start('kube-apiserver', binaries['kube-apiserver'], apiServerFlags(files, { bindAddress: '127.0.0.1', port }));
+    let apiServer = startApiServer();
+    const access = { server, ca: files.ca, token: files.tokens.admin, signal: lifetime.signal };
+    await using api = createApi(access);
+    const untilReady = (asked: Api) => until('kube-apiserver to be ready', () => asked.call('GET', '/readyz'), wait);
+    await untilReady(api);
     start('kube-controller-manager', binaries['kube-controller-manager'], controllerManagerFlags(files));
     if (fake) {
       start('kube-scheduler', fake['kube-scheduler'], schedulerFlags(files));
@@ -104,7 +111,15 @@ async function attemptControlPlane({
       await until('the fake node to be Ready', async () => isReady(await api.call('GET', '/api/v1/nodes/fake')), wait);
     }
     await untilPodsAreAllowed(api, wait);
-    return clusterOf(files, server, apiServer.pid, lifetime);
+    return {
+      ...clusterOf(files, server, apiServer.pid, lifetime),
+      killApiServer: () => apiServer.kill(),
+      async startApiServer() {
+        apiServer = startApiServer();
+        await using again = createApi(access);
+        await untilReady(again);
+      },
+    };
   } catch (error) {
     await lifetime.stop();
     throw lifetime.signal.aborted ? lifetime.signal.reason : error;

@@ -39,7 +39,7 @@ export function createLifetime({ signal, running = [], end = async () => {}, cle
   const watch = (daemon: Daemon) => {
     daemons.push(daemon);
     daemon.ended.addEventListener('abort', () => {
-      if (!stopped) failed.abort(daemon.ended.reason);
+      if (!stopped && !daemon.killed()) failed.abort(daemon.ended.reason);
     });
     return daemon;
   };

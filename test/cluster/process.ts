@@ -16,6 +16,8 @@ export interface Daemon {
   log: string;
   /** Aborted when the process has ended; the reason is an Error that names it, how it ended and its last output. */
   ended: AbortSignal;
+  /** Whether it was asked to end, by kill(). */
+  killed(): boolean;
   /** SIGKILL to its whole process group; resolves when it has ended. */
   kill(): Promise<void>;
 }
@@ -48,6 +50,7 @@ export function startDaemon({ name, command, args, log, env, cwd }: DaemonOption
   }
   const pid = child.pid;
   const ended = new AbortController();
+  let killed = false;
   owner.on('error', () => {}); // EPIPE when the watcher is gone before us.
   child.on('error', error => ended.abort(error));
   child.on('exit', (code, signal) => {
@@ -62,7 +65,9 @@ export function startDaemon({ name, command, args, log, env, cwd }: DaemonOption
     pid,
     log,
     ended: ended.signal,
+    killed: () => killed,
     async kill() {
+      killed = true;
       if (ended.signal.aborted) return;
       child.ref();
       killGroup(pid);

@@ -16,17 +16,22 @@ declare module 'vitest' {
 export async function setup(project: TestProject): Promise<() => Promise<void>> {
   const abort = new AbortController();
   const cluster = await startControlPlane({ kwok: true, signal: abort.signal, progress: line => console.log(line) });
-  const api = connect(cluster.kubeconfig);
-  const crd = load(readFileSync('crds/personalconnectors.connectors.aitronos.com.yaml', 'utf8')) as Declared;
-  await api.client.apply(CRDS, crd, { fieldManager: 'test' }, abort.signal);
-  const isEstablished = ({ status }: { status?: { conditions?: { type: string; status: string }[] } }): boolean =>
-    status?.conditions?.some(({ type, status }) => type === 'Established' && status === 'True') ?? false;
-  await until(api, CRDS, {}, crd.metadata.name, object => object !== undefined && isEstablished(object as never));
-  await api.close();
+  await installCrd(cluster.kubeconfig);
   project.provide('kubeconfig', cluster.kubeconfig);
   project.provide('auditLog', cluster.auditLog);
   return async () => {
     await cluster.stop();
     abort.abort();
   };
+}
+
+/** Applies the CRD and waits until the API server serves it. */
+export async function installCrd(kubeconfig: string): Promise<void> {
+  const api = connect(kubeconfig);
+  const crd = load(readFileSync('crds/personalconnectors.connectors.aitronos.com.yaml', 'utf8')) as Declared;
+  await api.client.apply(CRDS, crd, { fieldManager: 'test' }, api.signal);
+  const isEstablished = ({ status }: { status?: { conditions?: { type: string; status: string }[] } }): boolean =>
+    status?.conditions?.some(({ type, status }) => type === 'Established' && status === 'True') ?? false;
+  await until(api, CRDS, {}, crd.metadata.name, object => object !== undefined && isEstablished(object as never));
+  await api.close();
 }

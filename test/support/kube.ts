@@ -54,7 +54,11 @@ export function watchObjects<T extends KubeObject>(
 ): { stop(): Promise<void> } {
   const store = createStore<T>();
   const stop = new AbortController();
-  const look = (): void => tell([...store.values()]);
+  // Before the first list is complete, what is not in the store may be there all the same.
+  let synced = false;
+  const look = (): void => {
+    if (synced) tell([...store.values()]);
+  };
   store.subscribe(look);
   const reflector = startReflector<T>({
     client: api.client,
@@ -70,7 +74,10 @@ export function watchObjects<T extends KubeObject>(
     signal: AbortSignal.any([stop.signal, api.signal]),
     onError: error => console.error(`watch of ${type.plural}:`, error),
   });
-  void reflector.synced.then(look);
+  void reflector.synced.then(() => {
+    synced = true;
+    look();
+  });
   return {
     stop() {
       stop.abort();

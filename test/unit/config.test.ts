@@ -43,6 +43,7 @@ describe('the settings', () => {
       port: 8080,
       workers: 16,
       podName: 'local',
+      hotLoopPerMinute: 120,
       policy: {
         catalog: {},
         allowedImages: [],
@@ -67,6 +68,9 @@ describe('the settings', () => {
       WATCH_NAMESPACE: 'team',
       POD_NAME: 'pod-1',
       POD_NAMESPACE: 'system',
+      LEASE_NAME: 'operator',
+      LEASE_NAMESPACE: 'leases',
+      HOT_LOOP: '60',
     };
     expect(read([], env)).toMatchObject({
       logLevel: 'debug',
@@ -76,6 +80,9 @@ describe('the settings', () => {
       namespace: 'team',
       podName: 'pod-1',
       podNamespace: 'system',
+      leaseName: 'operator',
+      leaseNamespace: 'leases',
+      hotLoopPerMinute: 60,
     });
   });
 
@@ -87,17 +94,36 @@ describe('the settings', () => {
       WORKERS: '4',
       WATCH_NAMESPACE: 'team',
       CONFIG_FILE: file('clusterDomain: from.env'),
+      LEASE_NAME: 'operator',
+      LEASE_NAMESPACE: 'leases',
+      HOT_LOOP: '60',
     };
-    const flags = ['--log-level', 'warn', '--host', '::1', '--port', '0', '--workers', '1', '--namespace', 'mine'];
+    const where = ['--log-level', 'warn', '--host', '::1', '--port', '0', '--workers', '1', '--namespace', 'mine'];
+    const flags = [...where, '--lease', 'other', '--lease-namespace', 'there', '--hot-loop', '1'];
     expect(read([...flags, '--config', file('clusterDomain: from.flag')], env)).toMatchObject({
       logLevel: 'warn',
       host: '::1',
       port: 0,
       workers: 1,
       namespace: 'mine',
+      leaseName: 'other',
+      leaseNamespace: 'there',
+      hotLoopPerMinute: 1,
       policy: { clusterDomain: 'from.flag' },
     });
     expect(read([], env).policy.clusterDomain).toBe('from.env');
+  });
+
+  it.each<[string, string[], Record<string, string>, string]>([
+    ['that of the Pod', ['--lease', 'x'], { POD_NAMESPACE: 'system' }, 'system'],
+    ['the one that is named', ['--lease', 'x', '--lease-namespace', 'mine'], { POD_NAMESPACE: 'system' }, 'mine'],
+    ['that of the environment', ['--lease', 'x'], { POD_NAMESPACE: 'system', LEASE_NAMESPACE: 'theirs' }, 'theirs'],
+  ])('put the Lease into %s', (_which, args, env, namespace) => {
+    expect(read(args, env)).toMatchObject({ leaseName: 'x', leaseNamespace: namespace });
+  });
+
+  it('elect nobody when no Lease is named, also in a Pod', () => {
+    expect(read([], { POD_NAMESPACE: 'system', LEASE_NAME: '' }).leaseName).toBeUndefined();
   });
 
   it('are of all namespaces when WATCH_NAMESPACE is empty, as a chart leaves it', () => {
@@ -169,8 +195,19 @@ describe('a mistake', () => {
     [['--log-level', 'loud'], {}, 'logLevel'],
     [[], { WORKERS: 'many' }, 'workers'],
     [['--namespace', ''], {}, 'namespace'],
+    [['--lease', '', '--lease-namespace', 'x'], {}, 'leaseName'],
+    [['--lease', 'x', '--lease-namespace', ''], {}, 'leaseNamespace'],
+    [['--hot-loop', '0'], {}, 'hotLoopPerMinute'],
+    [['--hot-loop', '1.5'], {}, 'hotLoopPerMinute'],
+    [[], { HOT_LOOP: 'often' }, 'hotLoopPerMinute'],
   ])('in a setting, %j %j, names it', (args, env, path) => {
     expect(complaint(args, env)).toMatch(new RegExp(`^a flag or environment variable is not valid:\n {2}${path}: \\S`));
+  });
+
+  it('in where the Lease is says what to do', () => {
+    const message = '--lease needs --lease-namespace, or POD_NAMESPACE, to say where the Lease is';
+    expect(complaint(['--lease', 'x'])).toBe(message);
+    expect(complaint([], { LEASE_NAME: 'x', POD_NAMESPACE: '' })).toBe(message);
   });
 
   it('in the file names the file and the path', () => {
@@ -221,10 +258,23 @@ describe('--help', () => {
       '--host ADDRESS',
       '--port PORT',
       '--workers N',
+      '--lease NAME',
+      '--lease-namespace NAME',
+      '--hot-loop N',
       '--log-level LEVEL',
       '--help',
     ];
-    const variables = ['CONFIG_FILE', 'WATCH_NAMESPACE', 'HEALTH_HOST', 'HEALTH_PORT', 'WORKERS', 'LOG_LEVEL'];
+    const variables = [
+      'CONFIG_FILE',
+      'WATCH_NAMESPACE',
+      'HEALTH_HOST',
+      'HEALTH_PORT',
+      'WORKERS',
+      'LEASE_NAME',
+      'LEASE_NAMESPACE',
+      'HOT_LOOP',
+      'LOG_LEVEL',
+    ];
     for (const text of [...flags, ...variables.map(name => `[${name}]`), 'KUBECONFIG']) expect(USAGE).toContain(text);
     for (const line of USAGE.split('\n')) expect(line.length).toBeLessThanOrEqual(120);
   });
@@ -244,12 +294,19 @@ describe('regressions', () => {
     expect(complaint(['--config', path])).toContain('70000');
   });
 
-  it.each(['HEALTH_PORT', 'WORKERS', 'LOG_LEVEL', 'POD_NAME', 'POD_NAMESPACE', 'CONFIG_FILE'])(
-    'takes an empty %s for none, as it does with WATCH_NAMESPACE',
-    name => {
-      expect(read([], { [name]: '' })).toEqual(read());
-    },
-  );
+  it.each([
+    'HEALTH_PORT',
+    'WORKERS',
+    'LOG_LEVEL',
+    'POD_NAME',
+    'POD_NAMESPACE',
+    'CONFIG_FILE',
+    'LEASE_NAME',
+    'LEASE_NAMESPACE',
+    'HOT_LOOP',
+  ])('takes an empty %s for none, as it does with WATCH_NAMESPACE', name => {
+    expect(read([], { [name]: '' })).toEqual(read());
+  });
 
   it.each(['', '# nothing yet\n'])(
     'takes a file of %j, as a ConfigMap may hold it, for one that says nothing',

@@ -71,6 +71,7 @@ export function fakeClient(calls: Partial<KubeClient> = {}): KubeClient {
     watch: unexpected('watch'),
     apply: unexpected('apply'),
     create: unexpected('create'),
+    replace: unexpected('replace'),
     remove: unexpected('remove'),
     ...calls,
   };

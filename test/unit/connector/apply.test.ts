@@ -309,7 +309,9 @@ describe('children that are no longer wanted', () => {
     await expect(act(connector, [])).rejects.toMatchObject({ name: 'ApiError', status: 409 });
     expect(objects.get('Service team/clickup')).toBe(foreign);
 
-    stores.Service.upsert(projectChild(SERVICES)({ ...foreign, metadata: { ...foreign.metadata, ownerReferences: [] } }));
+    stores.Service.upsert(
+      projectChild(SERVICES)({ ...foreign, metadata: { ...foreign.metadata, ownerReferences: [] } }),
+    );
     expect(await act(connector, [])).toBeUndefined();
     expect([...objects.keys()]).toEqual(['Service team/clickup']);
   });

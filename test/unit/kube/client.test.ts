@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createClient, type KubeClient } from '../../../src/kube/client.ts';
+import { createClient, type KubeClient, type RequestDefaults } from '../../../src/kube/client.ts';
 import type { ApiRequest } from '../../../src/kube/transport.ts';
 import { makeConnector, UID } from '../support.ts';
 
@@ -16,20 +16,24 @@ const object = makeConnector('custom', {}, { metadata: { name: 'mine' } });
 const COLLECTION = '/apis/connectors.aitronos.com/v1/namespaces/team/personalconnectors';
 
 /** The one request that a call makes, with the query apart. */
-async function asked(call: (client: KubeClient) => Promise<unknown>): Promise<object> {
+async function asked(call: (client: KubeClient) => Promise<unknown>, defaults: RequestDefaults = {}): Promise<object> {
   const requests: (ApiRequest & { how: string })[] = [];
   await call(
-    createClient({
-      async call<T>(request: ApiRequest): Promise<T> {
-        requests.push({ ...request, how: 'call' });
-        return {} as T;
+    createClient(
+      {
+        async call<T>(request: ApiRequest): Promise<T> {
+          requests.push({ ...request, how: 'call' });
+          return {} as T;
+        },
+        async stream(request) {
+          requests.push({ ...request, how: 'stream' });
+          return (async function* () {})();
+        },
+        reset() {},
+        async close() {},
       },
-      async stream(request) {
-        requests.push({ ...request, how: 'stream' });
-        return (async function* () {})();
-      },
-      async close() {},
-    }),
+      defaults,
+    ),
   );
   expect(requests).toHaveLength(1);
   return requests.map(({ path, signal, ...rest }) => {
@@ -82,6 +86,53 @@ describe('a client', () => {
       },
     ],
     [
+      'watches what there is as well when it has no version to go on from',
+      client => client.watch(CONNECTORS, { timeoutSeconds: 300 }, live),
+      {
+        how: 'stream',
+        method: 'GET',
+        path: '/apis/connectors.aitronos.com/v1/personalconnectors',
+        query: {
+          watch: 'true',
+          allowWatchBookmarks: 'true',
+          timeoutSeconds: '300',
+          sendInitialEvents: 'true',
+          resourceVersionMatch: 'NotOlderThan',
+        },
+      },
+    ],
+    [
+      'lists one object by its name',
+      client => client.list(PODS, { namespace: 'team', name: 'mine' }, live),
+      {
+        how: 'call',
+        method: 'GET',
+        path: '/api/v1/namespaces/team/pods',
+        query: { limit: '500', fieldSelector: 'metadata.name=mine' },
+      },
+    ],
+    [
+      'watches one object by its name',
+      client => client.watch(PODS, { ...at, resourceVersion: '7', timeoutSeconds: 300 }, live),
+      {
+        how: 'stream',
+        method: 'GET',
+        path: '/api/v1/namespaces/team/pods',
+        query: {
+          watch: 'true',
+          allowWatchBookmarks: 'true',
+          timeoutSeconds: '300',
+          resourceVersion: '7',
+          fieldSelector: 'metadata.name=mine',
+        },
+      },
+    ],
+    [
+      'replaces an object whole',
+      client => client.replace(CONNECTORS, object, live),
+      { how: 'call', method: 'PUT', path: `${COLLECTION}/mine`, body: object },
+    ],
+    [
       'applies by server-side apply, taking its own fields',
       client => client.apply(CONNECTORS, object, { fieldManager: 'me' }, live),
       {
@@ -127,5 +178,17 @@ describe('a client', () => {
     ],
   ])('%s', async (_what, call, expected) => {
     expect(await asked(call)).toEqual(expected);
+  });
+
+  it.each<[string, (client: KubeClient) => Promise<unknown>]>([
+    ['get', client => client.get(PODS, at, live)],
+    ['list', client => client.list(PODS, {}, live)],
+    ['apply', client => client.apply(CONNECTORS, object, { fieldManager: 'me' }, live)],
+    ['create', client => client.create(CONNECTORS, object, live)],
+    ['replace', client => client.replace(CONNECTORS, object, live)],
+    ['remove', client => client.remove(CONNECTORS, object, live)],
+  ])('sends all as it was told to, such as past the fence: %s', async (_what, call) => {
+    expect(await asked(call, { unfenced: true, timeoutMs: 4_000 })).toMatchObject({ unfenced: true, timeoutMs: 4_000 });
+    expect(await asked(call)).not.toHaveProperty('unfenced');
   });
 });

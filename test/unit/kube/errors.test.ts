@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import {
   ApiError,
   describeError,
@@ -7,6 +7,9 @@ import {
   isForbidden,
   isInvalid,
   isNotFound,
+  isTransient,
+  NotLeading,
+  retryAfterOf,
 } from '../../../src/kube/errors.ts';
 
 const status = (message?: unknown, reason?: unknown): string => JSON.stringify({ kind: 'Status', message, reason });
@@ -40,11 +43,65 @@ describe('ApiError', () => {
     ['0', 0],
     ['1', 1_000],
     ['1.5', 1_500],
+    ['300', 300_000],
+    // A server that asks for a day, or for longer than a number holds, is heeded for 5 minutes.
+    ['301', 300_000],
+    ['86400', 300_000],
+    ['9'.repeat(400), 300_000],
     ['-1', undefined],
     ['soon', undefined],
+    ['soon 5', undefined],
+    ['1 2', undefined],
+    ['0x10', undefined],
     ['Infinity', undefined],
+    ['NaN', undefined],
+    ['Sun, 01 Mar 2026 10:00:07 GMT', 7_000],
+    ['Sun, 01 Mar 2026 10:00:00 GMT', 0],
+    // The past, the far future, and a date that is none.
+    ['Sun, 01 Mar 2026 09:59:00 GMT', 0],
+    ['Thu, 01 Jan 1970 00:00:00 GMT', 0],
+    ['Fri, 01 Jan 2100 00:00:00 GMT', 300_000],
+    ['Sun, 99 Mar 2026 10:00:07 GMT', undefined],
+    ['GMT', undefined],
   ])('reads Retry-After %j as %j ms', (header, expected) => {
-    expect(new ApiError('GET /x', 429, '', header).retryAfterMs).toBe(expected);
+    vi.useFakeTimers({ now: Date.parse('2026-03-01T10:00:00Z'), toFake: ['Date'] });
+    const error = new ApiError('GET /x', 429, '', header);
+    vi.useRealTimers();
+    expect(error.retryAfterMs).toBe(expected);
+    expect(retryAfterOf(error)).toBe(expected ?? 0);
+  });
+});
+
+describe('how long to leave a server alone', () => {
+  it.each([
+    ['an error of no answer', new Error('ECONNRESET')],
+    ['an answer that does not say', new ApiError('GET /x', 503, '{}')],
+    ['no leadership', new NotLeading('x')],
+    ['a text', 'boom'],
+    ['nothing', undefined],
+  ])('is said by no %s', (_what, error) => {
+    expect(retryAfterOf(error)).toBe(0);
+  });
+});
+
+describe('trying again', () => {
+  it.each<[string, unknown, boolean]>([
+    ['429', new ApiError('GET /x', 429, ''), true],
+    ['500', new ApiError('GET /x', 500, ''), true],
+    ['503', new ApiError('GET /x', 503, ''), true],
+    ['504', new ApiError('GET /x', 504, ''), true],
+    ['a connection that broke', Object.assign(new Error('reset'), { code: 'ECONNRESET' }), true],
+    ['a request that took too long', new DOMException('too late', 'TimeoutError'), true],
+    ['400', new ApiError('GET /x', 400, ''), false],
+    ['401', new ApiError('GET /x', 401, ''), false],
+    ['403', new ApiError('GET /x', 403, ''), false],
+    ['404', new ApiError('GET /x', 404, ''), false],
+    ['409', new ApiError('GET /x', 409, ''), false],
+    ['410', new ApiError('GET /x', 410, ''), false],
+    ['422', new ApiError('GET /x', 422, ''), false],
+    ['the lack of leadership', new NotLeading('x'), false],
+  ])('after %s may help or not', (_what, error, expected) => {
+    expect(isTransient(error)).toBe(expected);
   });
 });
 

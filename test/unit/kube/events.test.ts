@@ -1,29 +1,34 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Declared } from '../../../src/api/meta.ts';
 import type { KubeClient } from '../../../src/kube/client.ts';
+import { ApiError, NotLeading } from '../../../src/kube/errors.ts';
 import { createEventRecorder } from '../../../src/kube/events.ts';
 import { fakeClient, makeConnector, UID } from '../support.ts';
+
+vi.mock('node:timers/promises', () => import('../timers.ts'));
 
 type Written = Declared & { note: string; reportingInstance: string };
 
 function make(create?: KubeClient['create'], instance = 'pod-1') {
   const written: Written[] = [];
   const errors: unknown[] = [];
+  const abort = new AbortController();
   const recorder = createEventRecorder({
     client: fakeClient({
       create:
         create ??
         (async (_type, object) => {
           written.push(object as Written);
+          return object as never;
         }),
     }),
     controller: 'the-operator',
     instance,
-    signal: new AbortController().signal,
+    signal: abort.signal,
     onError: error => void errors.push(error),
     now: () => new Date('2026-01-02T03:04:05.678Z'),
   });
-  return { recorder, written, errors };
+  return { recorder, written, errors, abort };
 }
 
 const WARNING = { type: 'Warning', reason: 'NotMCP', action: 'Verified', note: 'it answers HTML' } as const;
@@ -118,7 +123,7 @@ describe('an Event', () => {
 
 describe('an event recorder', () => {
   it('reports what cannot be written, and never throws', async () => {
-    const failure = new Error('forbidden');
+    const failure = new ApiError('POST /events', 403, '{}');
     const { recorder, errors } = make(async () => {
       throw failure;
     });
@@ -128,7 +133,7 @@ describe('an event recorder', () => {
   });
 
   it('is flushed when all is written, and not before', async () => {
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const { promise, resolve } = Promise.withResolvers<never>();
     const { recorder } = make(() => promise);
     recorder.record(makeConnector('custom'), WARNING);
     let flushed = false;
@@ -137,11 +142,131 @@ describe('an event recorder', () => {
     });
     await new Promise(setImmediate);
     expect(flushed).toBe(false);
-    resolve();
+    resolve(undefined as never);
     await flush;
   });
 
   it('is flushed at once when there is nothing to write', async () => {
     await make().recorder.flush();
+  });
+});
+
+describe('an Event that the API server does not take', () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => {
+    expect(vi.getTimerCount()).toBe(0);
+    vi.restoreAllMocks();
+    vi.useRealTimers();
+  });
+
+  const answer = (status: number, retryAfter?: string): ApiError =>
+    new ApiError('POST /events', status, '{}', retryAfter);
+  const reset = Object.assign(new Error('reset'), { code: 'ECONNRESET' });
+
+  /** Records one Event against these answers, the last of which goes on for ever; an undefined one takes the Event. */
+  async function tryAgainst(answers: (Error | undefined)[], random = 0) {
+    vi.spyOn(Math, 'random').mockReturnValue(random);
+    const tries: { at: number; name: string }[] = [];
+    const start = performance.now();
+    const { recorder, errors, abort } = make(async (_type, object) => {
+      tries.push({ at: performance.now() - start, name: object.metadata.name });
+      const error = answers.length > 1 ? answers.shift() : answers[0];
+      if (error) throw error;
+      return object as never;
+    });
+    recorder.record(makeConnector('custom'), WARNING);
+    let flushed = false;
+    void recorder.flush().then(() => {
+      flushed = true;
+    });
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect(flushed).toBe(true);
+    return { tries: tries.map(({ at }) => at), names: new Set(tries.map(({ name }) => name)), errors, abort };
+  }
+
+  it.each<[string, Error]>([
+    ['a connection that broke', reset],
+    ['429', answer(429)],
+    ['500', answer(500)],
+    ['503', answer(503)],
+    ['504', answer(504)],
+  ])(
+    'because of %s is tried again under the same name after 1, 4 and 15 s, and given up then',
+    async (_what, error) => {
+      const { tries, names, errors } = await tryAgainst([error]);
+      expect(tries).toEqual([0, 1_000, 5_000, 20_000]);
+      expect(names.size).toBe(1);
+      expect(errors).toEqual([error]);
+    },
+  );
+
+  it.each([
+    [0, [0, 1_000, 5_000, 20_000]],
+    [1, [0, 1_500, 7_500, 30_000]],
+  ])('waits up to half as long again, so that many do not come together (random %d)', async (random, expected) => {
+    expect((await tryAgainst([reset], random)).tries).toEqual(expected);
+  });
+
+  it('is reported by nobody once it is taken', async () => {
+    const { tries, errors } = await tryAgainst([reset, answer(500), undefined]);
+    expect([tries, errors]).toEqual([[0, 1_000, 5_000], []]);
+  });
+
+  it('waits as long as the server asks, when that is longer', async () => {
+    const { tries } = await tryAgainst([answer(429, '30'), answer(429, '1'), undefined]);
+    expect(tries).toEqual([0, 30_000, 34_000]);
+  });
+
+  it('is there already when a repeat is answered 409: the answer to an earlier try was lost', async () => {
+    const { tries, errors } = await tryAgainst([reset, answer(409)]);
+    expect([tries, errors]).toEqual([[0, 1_000], []]);
+  });
+
+  it.each<[string, Error]>([
+    ['400', answer(400)],
+    ['403, as in a namespace that is going', answer(403)],
+    ['404', answer(404)],
+    ['409 at the first try', answer(409)],
+    ['422', answer(422)],
+    ['the lack of leadership', new NotLeading('not sent')],
+  ])('because of %s is reported at once and not tried again', async (_what, error) => {
+    const { tries, errors } = await tryAgainst([error]);
+    expect([tries, errors]).toEqual([[0], [error]]);
+  });
+
+  it('is left when the operator ends while it waits', async () => {
+    let tries = 0;
+    const { recorder, errors, abort } = make(async () => {
+      tries += 1;
+      throw reset;
+    });
+    recorder.record(makeConnector('custom'), WARNING);
+    await vi.advanceTimersByTimeAsync(0);
+    abort.abort();
+    await recorder.flush();
+    expect([tries, errors.length]).toEqual([1, 1]);
+  });
+
+  it('does not fill the memory: of a thousand on their way the next is dropped, and said to be', async () => {
+    const waiting: PromiseWithResolvers<never>[] = [];
+    const { recorder, errors } = make(() => {
+      const answered = Promise.withResolvers<never>();
+      waiting.push(answered);
+      return answered.promise;
+    });
+    const connector = makeConnector('custom', {}, { metadata: { name: 'mine' } });
+    for (let event = 0; event < 1_003; event += 1) recorder.record(connector, WARNING);
+    expect(waiting).toHaveLength(1_000);
+    const message = 'Event NotMCP of team/mine dropped: 1000 others are on their way';
+    expect(errors.map(error => (error as Error).message)).toEqual([message, message, message]);
+
+    // As soon as one is through there is room for one.
+    waiting[0]?.resolve(undefined as never);
+    await vi.advanceTimersByTimeAsync(0);
+    recorder.record(connector, WARNING);
+    recorder.record(connector, WARNING);
+    expect([waiting.length, errors.length]).toEqual([1_001, 4]);
+    for (const one of waiting) one.resolve(undefined as never);
+    await recorder.flush();
   });
 });

@@ -154,6 +154,66 @@ describe('replace', () => {
   });
 });
 
+describe('replace, when the server was set back', () => {
+  it('leaves what the list says, older or not, and tells what that changes', () => {
+    const { store, told, versions } = make();
+    for (const object of [thing('same', 3), thing('changed', 8), thing('made', 9)]) store.upsert(object);
+    told.length = 0;
+    store.replace([thing('same', 3), thing('changed', 2), thing('gone', 4)], '5');
+    expect(told).toEqual(['made 9>-', 'same 3>3', 'changed 8>2', 'gone ->4']);
+    expect(versions().sort()).toEqual(['changed@2', 'gone@4', 'same@3']);
+  });
+
+  it('drops what was written before, which never was by now', () => {
+    const { store, versions } = make();
+    store.upsert(thing('a', 3));
+    store.written(thing('a', 9));
+    store.written(thing('b', 10));
+    store.progress('11');
+    store.replace([thing('a', 3)], '5');
+    expect(versions()).toEqual(['a@3']);
+  });
+
+  it('keeps indexes in step', () => {
+    const { store, tagged } = make();
+    store.upsert(thing('a', 9, ['new']));
+    store.upsert(thing('b', 10, ['new']));
+    store.replace([thing('a', 2, ['old'])], '5');
+    expect([tagged('new'), tagged('old')]).toEqual([[], ['a']]);
+  });
+
+  it('goes on from there: later events and writes count, although they are older than what there was', () => {
+    const { store, versions } = make();
+    store.upsert(thing('a', 90));
+    store.replace([thing('a', 2)], '5');
+    store.upsert(thing('a', 6));
+    store.written(thing('b', 7));
+    store.upsert(thing('c', 8));
+    store.remove(thing('c', 9));
+    store.written(thing('c', 8));
+    expect(versions()).toEqual(['a@6', 'b@7']);
+  });
+
+  it('takes what was told of another time line for what it is: the same version may be another object', () => {
+    const { store, told } = make();
+    store.upsert(thing('a', 4, ['first']));
+    store.progress('9');
+    told.length = 0;
+    store.replace([thing('a', 4, ['second'])], '5');
+    expect([told, store.get('n/a')?.tags]).toEqual([['a 4>4'], ['second']]);
+  });
+
+  it('and has caught up meanwhile: a complete list is right about all that is not newer than it', () => {
+    const { store, versions } = make();
+    store.upsert(thing('a', 90));
+    store.upsert(thing('b', 80));
+    store.progress('100');
+    // Restored to 50, and written to since.
+    store.replace([thing('a', 40), thing('b', 110)], '120');
+    expect(versions().sort()).toEqual(['a@40', 'b@110']);
+  });
+});
+
 describe('remove', () => {
   it('of what is not there tells nothing', () => {
     const { store, told } = make();
@@ -228,24 +288,39 @@ describe('a store in step with a server', () => {
     );
   });
 
-  it('equals it when the watch has told all, however late it was and whatever was written meanwhile', () => {
+  it('equals it when the watch has told all, however late it was, whatever was written, and whenever it was set back', () => {
     const step = fc.oneof(
       fc.record({ do: fc.constantFrom('put' as const, 'delete' as const, 'write' as const), name: names, tags }),
       fc.record({ do: fc.constant('tell' as const), count: fc.nat(4) }),
       fc.record({ do: fc.constant('relist' as const) }),
+      fc.record({ do: fc.constant('backup' as const) }),
+      fc.record({ do: fc.constant('restore' as const) }),
     );
     fc.assert(
       fc.property(fc.array(step, { maxLength: 40 }), steps => {
         const made = make();
         const server = new Map<string, Thing>();
-        let version = 0;
+        let version = 1;
         let untold: (() => void)[] = [];
+        let backup = { objects: [...server], version };
         const tell = (count: number): void => {
           for (const event of untold.splice(0, count)) event();
         };
         for (const step of steps) {
           if (step.do === 'tell') tell(step.count);
           else if (step.do === 'relist') {
+            untold = [];
+            made.store.replace([...server.values()], String(version));
+          } else if (step.do === 'backup') {
+            backup = { objects: [...server], version };
+          } else if (step.do === 'restore') {
+            // What nobody was told of before could as well have been written after the list that follows.
+            tell(untold.length);
+            made.store.progress(String(version));
+            server.clear();
+            for (const [name, object] of backup.objects) server.set(name, object);
+            version = backup.version;
+            // The reflector notices it, and reads all anew.
             untold = [];
             made.store.replace([...server.values()], String(version));
           } else {
