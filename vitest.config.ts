@@ -15,7 +15,8 @@ export default defineConfig({
       }),
       project('faults', {
         globalSetup: ['test/support/control-plane.setup.ts'],
-        testTimeout: 180_000,
+        // Hundreds of operators live and die in some of them.
+        testTimeout: 600_000,
         hookTimeout: 60_000,
       }),
       project('cluster', { testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false }),

@@ -70,8 +70,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const registry = createRegistry();
   const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader() });
   const client = createClient(transport);
-  const election = startCandidacy();
-  const isLeader = (): boolean => election === undefined || election.isLeader();
+  let election: Election | undefined;
+  const alone = config.leaseName === undefined;
+  const isLeader = (): boolean => alone || (election?.isLeader() ?? false);
   leaderMetric(registry, config.leaseName ?? OPERATOR, isLeader);
 
   const queue: Queue = createQueue(queueMetrics(registry, CONTROLLER, () => queue));
@@ -144,8 +145,10 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     if (watching.signal.aborted) return;
     synced = true;
     log.info({ connectors: stores.connectors.size() }, 'the caches are filled');
+    // Who could not work does not lead.
+    election = startCandidacy();
     if (!election) return work();
-    if (!election.isLeader()) log.info({ lease: config.leaseName }, 'standing by: another operator holds the Lease');
+    if (!election.isLeader()) log.info({ lease: config.leaseName }, 'standing by until this operator holds the Lease');
     void election.leading.then(work);
   });
 
@@ -193,9 +196,13 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     async stop() {
       watching.abort();
       queue.close();
-      const drained = Promise.all([controller?.done, events.flush(), probes.close()]);
-      const late = setTimeout(() => hard.abort(), DRAIN_MS);
-      await drained;
+      const late = setTimeout(() => {
+        // What is still on its way must not arrive after the Lease was given up.
+        transport.reset();
+        hard.abort();
+      }, DRAIN_MS);
+      await controller?.done;
+      await Promise.all([probes.close(), events.flush()]);
       clearTimeout(late);
       hard.abort();
       await Promise.all([election?.release(), ...reflectors.map(({ done }) => done)]);

@@ -9,6 +9,7 @@ import { ApiError, NotLeading } from './errors.ts';
 
 /** Calls share few connections; each watch holds one, so watches have an agent of their own. */
 const CALL_CONNECTIONS = 16;
+const UNFENCED_CONNECTIONS = 2;
 /** How long credentials are trusted before the files they come from are read again (a kubelet renews tokens hourly). */
 const CREDENTIALS_TTL_MS = 30_000;
 const CALL_TIMEOUT_MS = 30_000;
@@ -53,6 +54,8 @@ export interface TransportOptions {
 interface Connection {
   calls: Dispatcher;
   watches: Dispatcher;
+  /** Renewals of the Lease do not wait behind other calls. */
+  unfenced: Dispatcher;
   headers: Record<string, string>;
   /** The TLS material in use, to see when it changed. */
   tls: string;
@@ -101,10 +104,16 @@ export function createTransport(
         ? new ProxyAgent({ ...pool, uri: cluster.proxyUrl, requestTls: connect as never })
         : new Agent({ ...pool, connect: connector(connect as buildConnector.BuildOptions, opened) });
     };
-    const next = { calls: agent(CALL_CONNECTIONS, sockets), watches: agent(null), headers, tls, readAt: now() };
+    const next = {
+      calls: agent(CALL_CONNECTIONS, sockets),
+      watches: agent(null),
+      unfenced: agent(UNFENCED_CONNECTIONS, sockets),
+      headers,
+      tls,
+      readAt: now(),
+    };
     // Graceful: what is under way ends first. Watches of the retired agent end by their own time limit.
-    void retired?.calls.close();
-    void retired?.watches.close();
+    for (const kind of ['calls', 'watches', 'unfenced'] as const) void retired?.[kind].close();
     return next;
   }
 
@@ -125,7 +134,7 @@ export function createTransport(
     if (current?.readAt === used.readAt) current.readAt = Number.NEGATIVE_INFINITY;
   }
 
-  async function send(request: ApiRequest, kind: 'calls' | 'watches', signal: AbortSignal, again = false) {
+  async function send(request: ApiRequest, kind: 'calls' | 'watches' | 'unfenced', signal: AbortSignal, again = false) {
     const used = await within(signal, connection());
     const fenced = request.method !== 'GET' && !request.unfenced;
     const dispatcher = fenced ? used[kind].compose(fence) : used[kind];
@@ -181,7 +190,8 @@ export function createTransport(
   return {
     async call<T>(request: ApiRequest): Promise<T> {
       const deadline = AbortSignal.timeout(request.timeoutMs ?? CALL_TIMEOUT_MS);
-      const body = await send(request, 'calls', AbortSignal.any([request.signal, deadline]));
+      const kind = request.unfenced ? 'unfenced' : 'calls';
+      const body = await send(request, kind, AbortSignal.any([request.signal, deadline]));
       try {
         return (await body.json()) as T;
       } catch (cause) {
@@ -197,7 +207,7 @@ export function createTransport(
       closed = true;
       const closing = current;
       current = undefined;
-      const ended = Promise.all([closing?.calls.destroy(), closing?.watches.destroy()]);
+      const ended = Promise.all([closing?.calls.destroy(), closing?.watches.destroy(), closing?.unfenced.destroy()]);
       // undici waits for connections that are being made.
       for (const socket of sockets) socket.destroy();
       await ended;
@@ -228,10 +238,15 @@ function connector(tls: buildConnector.BuildOptions, opened?: Set<Socket>): buil
       keepAliveInitialDelay: 30_000,
     });
     keep(tcp);
-    // The TLS socket above it reports its errors, but not that it was closed before it was secured, as by a reset.
+    const late = setTimeout(
+      () => tcp.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1000} s`)),
+      CONNECT_TIMEOUT_MS,
+    );
+    // The socket may fail, or be reset by us, at any stage; undici is told once.
     let failure = new Error('the connection was closed before it was secured');
     let answered = false;
     const answer: typeof callback = (...result) => {
+      clearTimeout(late);
       if (!answered) callback(...result);
       answered = true;
     };
@@ -239,10 +254,14 @@ function connector(tls: buildConnector.BuildOptions, opened?: Set<Socket>): buil
       failure = error;
     });
     tcp.once('close', () => answer(failure, null));
-    build({ ...options, httpSocket: tcp }, (...result) => {
-      if (result[1] instanceof Socket) result[1].once('close', () => tcp.destroy());
-      else tcp.destroy();
-      answer(...result);
+    // Not before: while several addresses of a name are tried, Node replaces the handle that TLS would hold on to.
+    tcp.once('connect', () => {
+      clearTimeout(late);
+      build({ ...options, httpSocket: tcp }, (...result) => {
+        if (result[1] instanceof Socket) result[1].once('close', () => tcp.destroy());
+        else tcp.destroy();
+        answer(...result);
+      });
     });
   };
 }

@@ -49,7 +49,8 @@ export function untilGone(cluster: Sandbox, connector: string): Promise<Snapshot
   return untilState(cluster, connector, 'its end', found => found.connector === null && found.children.length === 0);
 }
 
-function untilState(cluster: Sandbox, connector: string, what: string, wanted: (found: Snapshot) => boolean) {
+/** Waits for a state of a connector, but not for ever. */
+export function untilState(cluster: Sandbox, connector: string, what: string, wanted: (found: Snapshot) => boolean) {
   return untilSnapshot(cluster, connector, wanted, { what, timeoutMs: PATIENCE_MS });
 }
 

@@ -86,7 +86,7 @@ export async function untilSnapshot(
   cluster: Sandbox,
   connector: string,
   wanted: (snapshot: Snapshot) => boolean,
-  { what = 'what was wanted', timeoutMs }: { what?: string; timeoutMs?: number } = {},
+  { what = 'what was wanted', timeoutMs = 90_000 }: { what?: string; timeoutMs?: number } = {},
 ): Promise<Snapshot> {
   const view = viewOf(cluster);
   const { promise, resolve, reject } = Promise.withResolvers<Snapshot>();
@@ -102,7 +102,7 @@ export async function untilSnapshot(
   };
   const give = (why: string): void =>
     reject(new Error(`${connector}: ${why} for ${what}; it is\n${JSON.stringify(view.take(connector), undefined, 2)}`));
-  const late = timeoutMs && setTimeout(() => give(`waited ${timeoutMs / 1000} s`), timeoutMs);
+  const late = setTimeout(() => give(`waited ${timeoutMs / 1000} s`), timeoutMs);
   const closed = (): void => give('the sandbox was closed while waiting');
   cluster.signal.addEventListener('abort', closed, { once: true });
   const leave = view.listen(changed => changed.some(object => isOf(object, connector)) && look());
