@@ -54,8 +54,7 @@ export function watchChanges(
     // A first sight, as when the operator starts, waits behind what people change meanwhile.
     if (object) enqueue(keyOf(object), previous ? 'high' : 'low', PERSONAL_CONNECTORS.kind);
     const ids = new Set([previous?.spec.id, current?.spec.id]);
-    // The same object twice stands for a change that our own write brought along: nobody knows what it was before.
-    if (ids.size === 1 && previous && current && previous !== current) return;
+    if (ids.size === 1 && previous && current) return;
     for (const id of ids) {
       for (const namesake of id === undefined ? [] : connectors.byIndex('id', id)) {
         if (namesake !== current) enqueue(keyOf(namesake), 'high', PERSONAL_CONNECTORS.kind);

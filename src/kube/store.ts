@@ -57,6 +57,8 @@ export function createStore<T extends Stored, I extends string = never>(
   const handlers: ((change: Change<T>) => void)[] = [];
   /** All changes up to here are in `objects`. */
   let seen = '0';
+  /** What we wrote and no subscriber knows of → what they know of. Others' changes may have come with it. */
+  const untold = new Map<Key, T | undefined>();
 
   function place(key: Key, current: T | undefined): T | undefined {
     const previous = objects.get(key);
@@ -79,8 +81,15 @@ export function createStore<T extends Stored, I extends string = never>(
   }
 
   function change(key: Key, current: T | undefined): void {
-    const previous = place(key, current);
+    const placed = place(key, current);
+    const previous = untold.has(key) ? untold.get(key) : placed;
+    untold.delete(key);
     for (const handler of handlers) handler({ previous, current });
+  }
+
+  /** Tells of what we wrote, if nobody knows of it. */
+  function tell(key: Key): void {
+    if (untold.has(key)) change(key, objects.get(key));
   }
 
   const store: Store<T, I> & StoreWriter<T> = {
@@ -99,7 +108,9 @@ export function createStore<T extends Stored, I extends string = never>(
       const key = keyOf(object);
       const known = objects.get(key);
       // Absent and not newer than what the watch told: it was deleted again in the meantime.
-      if (isNewer(object.metadata.resourceVersion, known?.metadata.resourceVersion ?? seen)) place(key, object);
+      if (!isNewer(object.metadata.resourceVersion, known?.metadata.resourceVersion ?? seen)) return;
+      place(key, object);
+      if (!untold.has(key)) untold.set(key, known);
     },
     subscribe: handler => void handlers.push(handler),
 
@@ -114,6 +125,7 @@ export function createStore<T extends Stored, I extends string = never>(
         if (known && isLater(known)) store.upsert(object);
         // After a setback the same version may be another object.
         else if (setBack || known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+        else tell(key);
       }
     },
     upsert(object) {
@@ -121,19 +133,19 @@ export function createStore<T extends Stored, I extends string = never>(
       const known = objects.get(key);
       store.progress(object.metadata.resourceVersion);
       if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) {
-        // Our own later write, which nobody was told of, holds this change of somebody else as well.
-        for (const handler of handlers) handler({ previous: known, current: known });
-        return;
-      }
-      if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+        // Our own later write holds this change of somebody else as well.
+        tell(key);
+      } else if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+      else untold.delete(key);
     },
     remove(object) {
       const key = keyOf(object);
       const known = objects.get(key);
       store.progress(object.metadata.resourceVersion);
+      if (!known) return;
       // A newer object of that name was written by us after this one went.
-      if (!known || isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) return;
-      change(key, undefined);
+      if (isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) tell(key);
+      else change(key, undefined);
     },
     progress(resourceVersion) {
       if (isNewer(resourceVersion, seen)) seen = resourceVersion;

@@ -361,8 +361,8 @@ export function dropBefore(meanwhile: () => unknown = () => {}): Fault {
 /** The API server has done it, and the operator never hears of that. `meanwhile` is done in between. */
 export function dropAfter(meanwhile: () => unknown = () => {}): Fault {
   return async ({ call, forward, pass, drop }) => {
-    if (isWatch(call)) return pass(cutWithinLine(0));
-    await forward();
+    if (isWatch(call)) await pass(cutWithinLine(0)).catch(() => {});
+    else await forward();
     await meanwhile();
     drop();
   };
@@ -503,14 +503,14 @@ export function expire(after: number): StreamFault {
   };
 }
 
-/** From the moment on that `from` resolves, nothing comes any more, and nobody is told. */
-export function holdFrom(from: Promise<unknown>): StreamFault {
+/** After so many events nothing comes any more, and nobody is told. */
+export function hold(after: number): StreamFault {
   return async function* (lines) {
-    let held = false;
-    void from.then(() => {
-      held = true;
-    });
-    for await (const line of lines) if (!held) yield line;
+    let count = 0;
+    for await (const line of lines) {
+      if (count < after) yield line;
+      count += 1;
+    }
   };
 }
 

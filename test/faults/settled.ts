@@ -7,11 +7,15 @@ import { createLimiter } from '../../src/probe/limiter.ts';
 import { until } from '../cluster/process.ts';
 import { operatorRequests } from '../support/audit.ts';
 import type { Sandbox } from '../support/kube.ts';
+import { LONG } from './figures.ts';
 import type { Call, Rule } from './proxy.ts';
 import { differences, isSettled, type Snapshot, snapshot, untilSnapshot } from './snapshot.ts';
 
-/** Back-offs of 1 s to 16 s after a burst of failures, and what the cluster takes on a busy machine. */
-const PATIENCE_MS = 90_000;
+/**
+ * Back-offs of 1 s to 16 s after a burst of failures, and what the cluster takes on a busy machine. The long run waits
+ * for watches whose silence is taken for peace for 150 s, twice.
+ */
+const PATIENCE_MS = LONG ? 500_000 : 90_000;
 
 /** Waits until the operator has said all that there is to say of the spec that is there now. */
 export async function untilSettled(cluster: Sandbox, connector: string): Promise<Snapshot> {

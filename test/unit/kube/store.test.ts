@@ -121,7 +121,36 @@ describe('what a write answered', () => {
     store.written(thing('a', 8, [], 'second'));
     store.remove(thing('a', 7, [], 'first'));
     expect(store.get('n/a')?.metadata.uid).toBe('second');
-    expect(told).toEqual(['a ->1']);
+    expect(told).toEqual(['a ->1', 'a 1>8']);
+  });
+});
+
+describe('a change of somebody else that came with what we wrote', () => {
+  it('is told once the watch brings it, as a change from what was told before', () => {
+    const { store, told } = make();
+    store.upsert(thing('a', 1));
+    store.written(thing('a', 3));
+    store.upsert(thing('a', 2));
+    store.upsert(thing('a', 3));
+    expect(told).toEqual(['a ->1', 'a 1>3']);
+  });
+
+  it('is told when the watch was replaced by a list, which may leave it out', () => {
+    const { store, told } = make();
+    store.upsert(thing('a', 1));
+    store.written(thing('a', 3));
+    store.replace([thing('a', 3)], '3');
+    store.replace([thing('a', 3)], '4');
+    expect(told).toEqual(['a ->1', 'a 1>3']);
+  });
+
+  it('is told after several writes as one change', () => {
+    const { store, told } = make();
+    store.upsert(thing('a', 1));
+    store.written(thing('a', 3));
+    store.written(thing('a', 5));
+    store.replace([thing('a', 6)], '6');
+    expect(told).toEqual(['a ->1', 'a 1>6']);
   });
 });
 
@@ -300,6 +329,13 @@ describe('a store in step with a server', () => {
       fc.property(fc.array(step, { maxLength: 40 }), steps => {
         const made = make();
         const server = new Map<string, Thing>();
+        /** The last change of each object by somebody else, and the last that subscribers were told. */
+        const foreign = new Map<string, number>();
+        const told = new Map<string, number>();
+        made.store.subscribe(({ previous, current }) => {
+          const { name, resourceVersion } = (current ?? previous ?? thing('?', 0)).metadata;
+          told.set(name, current ? Number(resourceVersion) : Number.POSITIVE_INFINITY);
+        });
         let version = 1;
         let untold: (() => void)[] = [];
         let backup = { objects: [...server], version };
@@ -320,14 +356,19 @@ describe('a store in step with a server', () => {
             server.clear();
             for (const [name, object] of backup.objects) server.set(name, object);
             version = backup.version;
+            foreign.clear();
             // The reflector notices it, and reads all anew.
             untold = [];
             made.store.replace([...server.values()], String(version));
           } else {
             version += 1;
             const object = thing(step.name, version, step.tags);
+            if (step.do !== 'write') foreign.set(step.name, version);
             if (step.do === 'delete') {
-              if (!server.delete(step.name)) continue;
+              if (!server.delete(step.name)) {
+                foreign.delete(step.name);
+                continue;
+              }
               untold.push(() => made.store.remove(object));
             } else {
               server.set(step.name, object);
@@ -342,6 +383,10 @@ describe('a store in step with a server', () => {
         }
         tell(untold.length);
         expect(contents(made)).toEqual(expected(server));
+        for (const [name, version] of foreign) {
+          // Made and gone between two lists: nobody ever knew of it.
+          if (server.has(name) || told.has(name)) expect(told.get(name)).toBeGreaterThanOrEqual(version);
+        }
       }),
     );
   });
