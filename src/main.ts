@@ -5,6 +5,7 @@ import { KubeConfig } from '@kubernetes/client-node';
 import { type Logger, pino } from 'pino';
 import packageJson from '../package.json' with { type: 'json' };
 import { ANNOTATION, OPERATOR } from './api/connector.ts';
+import { keyOf } from './api/meta.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { createStores, startReflectors, watchChanges } from './connector/stores.ts';
@@ -71,6 +72,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader() });
   const client = createClient(transport);
   let election: Election | undefined;
+  let controller: { done: Promise<void> } | undefined;
   const alone = config.leaseName === undefined;
   const isLeader = (): boolean => alone || (election?.isLeader() ?? false);
   leaderMetric(registry, config.leaseName ?? OPERATOR, isLeader);
@@ -92,7 +94,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     },
   });
   const wake = (key: string, cause: string, priority?: Priority): void => {
-    if (isLeader()) hotLoops.woken(key, cause);
+    // Who stands by does not hoard: all is looked at when it takes over.
+    if (!controller) return;
+    hotLoops.woken(key, cause);
     queue.add(key, priority);
   };
   const guard = createGuard(policy.addressPolicy, lookup);
@@ -129,7 +133,11 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       const dead = reflectors.find(({ lastProgress }) => performance.now() - lastProgress() > WATCH_DEAD_MS);
       return dead && `the watch of ${dead.resource} made no progress for ${WATCH_DEAD_MS / 60_000} minutes`;
     },
-    ready: () => (watching.signal.aborted ? 'shutting down' : synced ? undefined : 'the caches are not filled yet'),
+    ready() {
+      if (watching.signal.aborted) return 'shutting down';
+      if (!synced) return 'the caches are not filled yet';
+      return alone || election?.hasSeen() ? undefined : `the Lease ${config.leaseName} could not be read or made yet`;
+    },
     metrics: registry,
   });
 
@@ -140,7 +148,6 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     events,
     context: { policy, guard, operatorNamespace: config.podNamespace },
   });
-  let controller: { done: Promise<void> } | undefined;
   const ready = Promise.all(reflectors.map(reflector => reflector.synced)).then(() => {
     if (watching.signal.aborted) return;
     synced = true;
@@ -169,6 +176,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       observer: controllerMetrics(registry, CONTROLLER),
       hotLoops,
     });
+    for (const connector of stores.connectors.values()) queue.add(keyOf(connector), 'low');
   }
 
   function startCandidacy(): Election | undefined {

@@ -18,6 +18,8 @@ const MAX_NOTE = 1024;
 const RETRY_MS = [1_000, 4_000, 15_000];
 /** Events on their way; beyond it they are dropped, so that an API server that is down does not fill the memory. */
 const MOST_WRITING = 1_000;
+/** Requests at a time: Events leave the connections to writes that matter more. */
+const MOST_SENDING = 4;
 
 export interface EventRecord {
   type: 'Normal' | 'Warning';
@@ -31,7 +33,7 @@ export interface EventRecord {
 export interface EventRecorder {
   /** Writes an Event about an object. Never throws: an Event that cannot be written is reported and left. */
   record(about: KubeObject, event: EventRecord): void;
-  /** Resolves when all that was recorded is written or given up. */
+  /** Tries what waits for another try at once and for the last time. Resolves when all is written or given up. */
   flush(): Promise<void>;
 }
 
@@ -49,17 +51,35 @@ export interface EventRecorderOptions {
 export function createEventRecorder(options: EventRecorderOptions): EventRecorder {
   const { client, controller, instance, signal, onError, now = () => new Date() } = options;
   const writing = new Set<Promise<void>>();
+  let sending = 0;
+  /** Who waits for one of the others to be sent. */
+  const turns: (() => void)[] = [];
+  let flushing = new AbortController();
+
+  async function send(event: Declared): Promise<void> {
+    if (sending < MOST_SENDING) sending += 1;
+    else await new Promise<void>(resolve => turns.push(resolve));
+    try {
+      await client.create(EVENTS, event, signal);
+    } finally {
+      const next = turns.shift();
+      if (next) next();
+      else sending -= 1;
+    }
+  }
 
   async function write(event: Declared): Promise<void> {
+    const flushed = flushing.signal;
     for (const wait of [...RETRY_MS, undefined]) {
+      const isLast = wait === undefined || flushed.aborted;
       try {
-        await client.create(EVENTS, event, signal);
-        return;
+        return await send(event);
       } catch (error) {
         // The answer to an earlier try was lost: its name is nobody else's.
         if (isConflict(error) && wait !== RETRY_MS[0]) return;
-        if (wait === undefined || signal.aborted || !isTransient(error)) throw error;
-        await sleep(Math.max(wait * (1 + Math.random() / 2), retryAfterOf(error)), undefined, { signal });
+        if (isLast || signal.aborted || !isTransient(error)) throw error;
+        const waitMs = Math.max(wait * (1 + Math.random() / 2), retryAfterOf(error));
+        await sleep(waitMs, undefined, { signal: AbortSignal.any([signal, flushed]) }).catch(() => {});
       }
     }
   }
@@ -91,6 +111,8 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
       void written.finally(() => writing.delete(written));
     },
     async flush() {
+      flushing.abort();
+      flushing = new AbortController();
       await Promise.allSettled(writing);
     },
   };

@@ -61,6 +61,8 @@ export interface Election {
   leading: Promise<void>;
   /** Whether this process may write at this moment. */
   isLeader(): boolean;
+  /** Whether the Lease was ever seen: who cannot read or write it will never lead. */
+  hasSeen(): boolean;
   /** Ends the candidacy, and gives up the Lease so that another one need not wait; after the last write. */
   release(): Promise<void>;
 }
@@ -74,6 +76,7 @@ export function startElection(options: ElectionOptions): Election {
   let lease: Lease | undefined;
   let record: LeaseSpec = {};
   let seenAt = 0;
+  let hasSeen = false;
   let state: 'candidate' | 'leader' | 'ended' = 'candidate';
   /** When the request was sent that renewed the Lease last. */
   let renewedAt = 0;
@@ -104,6 +107,7 @@ export function startElection(options: ElectionOptions): Election {
       seenAt = now();
     }
     lease = sight;
+    if (sight) hasSeen = true;
     if (state === 'leader' && sight && sight.spec?.holderIdentity !== identity)
       lose(`${sight.spec?.holderIdentity || 'nobody'} holds the Lease now`);
     changed.resolve();
@@ -145,7 +149,8 @@ export function startElection(options: ElectionOptions): Election {
   async function hold(): Promise<void> {
     const sentAt = now();
     const written = await write(held());
-    see(written);
+    // The watch may have told what came after it.
+    if (!lease || isNewer(written.metadata.resourceVersion, lease.metadata.resourceVersion)) see(written);
     // An answer that comes too late, after a stop of the process say, proves nothing any more.
     if (state === 'ended' || now() - sentAt >= RENEW_DEADLINE_MS) return;
     renewedAt = sentAt;
@@ -233,7 +238,9 @@ export function startElection(options: ElectionOptions): Election {
 
   return {
     leading,
-    isLeader: () => state === 'leader' && now() - renewedAt < RENEW_DEADLINE_MS,
+    // Who never saw a Lease that was deleted may make one at once.
+    isLeader: () => state === 'leader' && lease !== undefined && now() - renewedAt < RENEW_DEADLINE_MS,
+    hasSeen: () => hasSeen,
     async release() {
       state = 'ended';
       clearTimeout(deadline);

@@ -2,10 +2,11 @@
 
 import { readFileSync } from 'node:fs';
 import type { RequestOptions } from 'node:https';
-import { connect as connectTcp, Socket } from 'node:net';
 import type { KubeConfig } from '@kubernetes/client-node';
-import { Agent, buildConnector, DecoratorHandler, type Dispatcher, ProxyAgent } from 'undici';
+import { Agent, type buildConnector, type Dispatcher, ProxyAgent } from 'undici';
+import { createConnector, type ResettingSocket } from './connect.ts';
 import { ApiError, NotLeading } from './errors.ts';
+import { fence } from './fence.ts';
 
 /** Calls share few connections; each watch holds one, so watches have an agent of their own. */
 const CALL_CONNECTIONS = 16;
@@ -13,7 +14,6 @@ const UNFENCED_CONNECTIONS = 2;
 /** How long credentials are trusted before the files they come from are read again (a kubelet renews tokens hourly). */
 const CREDENTIALS_TTL_MS = 30_000;
 const CALL_TIMEOUT_MS = 30_000;
-const CONNECT_TIMEOUT_MS = 5_000;
 
 export interface ApiRequest {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -38,7 +38,7 @@ export interface Transport {
   stream(request: ApiRequest): Promise<AsyncIterable<Buffer>>;
   /**
    * Resets the connections of all calls (RST, not FIN): what was sent and has not arrived never will. For who has lost
-   * the right to write; a connection that is merely closed goes on delivering, minutes later if need be.
+   * the right to write. A call that ends before it was answered resets its own. Not through an HTTP proxy.
    */
   reset(): void;
   close(): Promise<void>;
@@ -72,7 +72,7 @@ export function createTransport(
   const { origin, pathname } = new URL(cluster.server);
   const prefix = pathname.replace(/\/$/, '');
   /** Connections of calls that are open. */
-  const sockets = new Set<Socket>();
+  const sockets = new Set<ResettingSocket>();
   let current: Connection | undefined;
   let pending: Promise<Connection> | undefined;
   let closed = false;
@@ -98,14 +98,14 @@ export function createTransport(
     const tls = JSON.stringify(Object.values(connect).map(String));
     if (current?.tls === tls) return { ...current, headers, readAt: now() };
     const retired = current;
-    const agent = (connections: number | null, opened?: Set<Socket>): Dispatcher => {
+    const agent = (connections: number | null, opened = new Set<ResettingSocket>()): Dispatcher => {
       const pool = { connections, allowH2: false, bodyTimeout: 0, keepAliveTimeout: 60_000 };
       return cluster?.proxyUrl
         ? new ProxyAgent({ ...pool, uri: cluster.proxyUrl, requestTls: connect as never })
-        : new Agent({ ...pool, connect: connector(connect as buildConnector.BuildOptions, opened) });
+        : new Agent({ ...pool, connect: createConnector(connect as buildConnector.BuildOptions, opened) });
     };
     const next = {
-      calls: agent(CALL_CONNECTIONS, sockets),
+      calls: agent(CALL_CONNECTIONS, sockets).compose(fence(mayWrite)),
       watches: agent(null),
       unfenced: agent(UNFENCED_CONNECTIONS, sockets),
       headers,
@@ -136,11 +136,9 @@ export function createTransport(
 
   async function send(request: ApiRequest, kind: 'calls' | 'watches' | 'unfenced', signal: AbortSignal, again = false) {
     const used = await within(signal, connection());
-    const fenced = request.method !== 'GET' && !request.unfenced;
-    const dispatcher = fenced ? used[kind].compose(fence) : used[kind];
     const response = await within(
       signal,
-      dispatcher.request({
+      used[kind].request({
         origin,
         path: prefix + request.path,
         method: request.method,
@@ -152,7 +150,7 @@ export function createTransport(
         signal,
       }),
     ).catch(error => {
-      distrust(used);
+      if (!(error instanceof NotLeading)) distrust(used);
       throw error;
     });
     if (response.statusCode < 400) return response.body;
@@ -172,21 +170,6 @@ export function createTransport(
     );
   }
 
-  /**
-   * Turns a write away in the same turn of the event loop in which its first byte would go to the socket: requests wait
-   * for connections, and a process may be paused while they do.
-   */
-  const fence: Dispatcher.DispatcherComposeInterceptor = dispatch => (options, handler) =>
-    dispatch(
-      options,
-      new (class extends DecoratorHandler {
-        onRequestStart(controller: Dispatcher.DispatchController, context: unknown): void {
-          if (!mayWrite()) throw new NotLeading('not sent: this process does not hold the Lease');
-          handler.onRequestStart?.(controller, context);
-        }
-      })(handler),
-    );
-
   return {
     async call<T>(request: ApiRequest): Promise<T> {
       const deadline = AbortSignal.timeout(request.timeoutMs ?? CALL_TIMEOUT_MS);
@@ -201,7 +184,7 @@ export function createTransport(
     },
     stream: request => send(request, 'watches', request.signal),
     reset() {
-      for (const socket of sockets) socket.resetAndDestroy();
+      for (const socket of sockets) socket.destroy();
     },
     async close() {
       closed = true;
@@ -212,57 +195,6 @@ export function createTransport(
       for (const socket of sockets) socket.destroy();
       await ended;
     },
-  };
-}
-
-/** Connects as undici does, and keeps the TCP sockets in `opened` while they are open. */
-function connector(tls: buildConnector.BuildOptions, opened?: Set<Socket>): buildConnector.connector {
-  const build = buildConnector({ ...tls, allowH2: false, timeout: CONNECT_TIMEOUT_MS });
-  const keep = (socket: Socket): void => {
-    opened?.add(socket);
-    socket.once('close', () => opened?.delete(socket));
-  };
-  return (options, callback) => {
-    if (options.protocol !== 'https:') {
-      build(options, (...result) => {
-        if (result[1] instanceof Socket) keep(result[1]);
-        callback(...result);
-      });
-      return;
-    }
-    const tcp = connectTcp({
-      host: options.hostname.replace(/^\[|\]$/g, ''),
-      port: Number(options.port || 443),
-      noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: 30_000,
-    });
-    keep(tcp);
-    const late = setTimeout(
-      () => tcp.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1000} s`)),
-      CONNECT_TIMEOUT_MS,
-    );
-    // The socket may fail, or be reset by us, at any stage; undici is told once.
-    let failure = new Error('the connection was closed before it was secured');
-    let answered = false;
-    const answer: typeof callback = (...result) => {
-      clearTimeout(late);
-      if (!answered) callback(...result);
-      answered = true;
-    };
-    tcp.on('error', error => {
-      failure = error;
-    });
-    tcp.once('close', () => answer(failure, null));
-    // Not before: while several addresses of a name are tried, Node replaces the handle that TLS would hold on to.
-    tcp.once('connect', () => {
-      clearTimeout(late);
-      build({ ...options, httpSocket: tcp }, (...result) => {
-        if (result[1] instanceof Socket) result[1].once('close', () => tcp.destroy());
-        else tcp.destroy();
-        answer(...result);
-      });
-    });
   };
 }
 

@@ -175,12 +175,8 @@ describe('an Event that the API server does not take', () => {
       return object as never;
     });
     recorder.record(makeConnector('custom'), WARNING);
-    let flushed = false;
-    void recorder.flush().then(() => {
-      flushed = true;
-    });
     await vi.advanceTimersByTimeAsync(3_600_000);
-    expect(flushed).toBe(true);
+    await recorder.flush();
     return { tries: tries.map(({ at }) => at), names: new Set(tries.map(({ name }) => name)), errors, abort };
   }
 
@@ -234,17 +230,41 @@ describe('an Event that the API server does not take', () => {
     expect([tries, errors]).toEqual([[0], [error]]);
   });
 
-  it('is left when the operator ends while it waits', async () => {
+  it('is tried once more, at once, when the recorder is flushed while it waits', async () => {
     let tries = 0;
-    const { recorder, errors, abort } = make(async () => {
+    const { recorder, errors } = make(async () => {
       tries += 1;
       throw reset;
     });
     recorder.record(makeConnector('custom'), WARNING);
     await vi.advanceTimersByTimeAsync(0);
-    abort.abort();
     await recorder.flush();
-    expect([tries, errors.length]).toEqual([1, 1]);
+    expect([tries, errors]).toEqual([2, [reset]]);
+    // What comes later is tried as often as ever.
+    recorder.record(makeConnector('custom'), WARNING);
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect([tries, errors]).toEqual([6, [reset, reset]]);
+  });
+
+  it('leaves connections to others: four are sent at a time', async () => {
+    const waiting: PromiseWithResolvers<never>[] = [];
+    const { recorder, errors } = make(() => {
+      const answered = Promise.withResolvers<never>();
+      waiting.push(answered);
+      return answered.promise;
+    });
+    for (let event = 0; event < 10; event += 1) recorder.record(makeConnector('custom'), WARNING);
+    expect(waiting).toHaveLength(4);
+    waiting[1]?.resolve(undefined as never);
+    waiting[2]?.reject(answer(403));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(waiting).toHaveLength(6);
+    for (let sent = 0; sent < 10; sent += 1) {
+      waiting[sent]?.resolve(undefined as never);
+      await vi.advanceTimersByTimeAsync(0);
+    }
+    await recorder.flush();
+    expect([waiting.length, errors.length]).toEqual([10, 1]);
   });
 
   it('does not fill the memory: of a thousand on their way the next is dropped, and said to be', async () => {
@@ -256,7 +276,6 @@ describe('an Event that the API server does not take', () => {
     });
     const connector = makeConnector('custom', {}, { metadata: { name: 'mine' } });
     for (let event = 0; event < 1_003; event += 1) recorder.record(connector, WARNING);
-    expect(waiting).toHaveLength(1_000);
     const message = 'Event NotMCP of team/mine dropped: 1000 others are on their way';
     expect(errors.map(error => (error as Error).message)).toEqual([message, message, message]);
 
@@ -265,8 +284,12 @@ describe('an Event that the API server does not take', () => {
     await vi.advanceTimersByTimeAsync(0);
     recorder.record(connector, WARNING);
     recorder.record(connector, WARNING);
-    expect([waiting.length, errors.length]).toEqual([1_001, 4]);
-    for (const one of waiting) one.resolve(undefined as never);
+    expect(errors).toHaveLength(4);
+    for (let sent = 0; sent < 1_001; sent += 1) {
+      waiting[sent]?.resolve(undefined as never);
+      await vi.advanceTimersByTimeAsync(0);
+    }
     await recorder.flush();
+    expect(waiting).toHaveLength(1_001);
   });
 });

@@ -496,6 +496,15 @@ describe('a leader', () => {
     expect([leaders(), a.lost]).toEqual([['a'], []]);
   });
 
+  it('may not write while it knows that the Lease is gone: one that begins now would make it at once', async () => {
+    const a = await lead();
+    server.remove();
+    while (a.election.isLeader()) await pass(10);
+    expect([server.lease(), a.lost]).toEqual([undefined, []]);
+    expect(await untilLeads(a, 3 * SECOND)).toBeLessThanOrEqual(3 * SECOND);
+    expect([spec().holderIdentity, a.lost]).toEqual(['a', []]);
+  });
+
   it('makes the Lease again before another one dares to, when it was deleted', async () => {
     const a = await lead();
     const b = enter('b');
@@ -625,12 +634,13 @@ describe('an election that cannot be', () => {
     ['each write conflicts', new ApiError('leases', 409, '{}')],
   ])('because %s is told of, does not storm, and begins as soon as it can', async (_why, error) => {
     const a = await minute(error);
-    expect([a.led, leaders()]).toEqual([false, []]);
+    expect([a.led, leaders(), a.election.hasSeen()]).toEqual([false, [], false]);
     expect(a.errors.length).toBeGreaterThan(0);
     expect(new Set(a.errors.filter(one => one !== error)).size).toBe(0);
     expect(server.log.length).toBeLessThanOrEqual(150);
     delete server.before;
     expect(await untilLeads(a, 3 * SECOND)).toBeLessThanOrEqual(2 * SECOND);
+    expect(a.election.hasSeen()).toBe(true);
   });
 
   it('because nothing is answered is told of, and does not storm', async () => {

@@ -441,15 +441,26 @@ describe('a reset', () => {
     },
   );
 
-  it('is not what a close does, by which these tests could tell the difference', async () => {
-    const server = await startMute('tcp');
+  it.each(['tcp', 'tls'] as const)('over %s is what a call ends by that is given up, too', async kind => {
+    const server = await startMute(kind);
     const transport = connectTo(server.url);
-    const call = transport.call({ method: 'POST', path: '/x', body: { a: 1 }, signal: live() }).catch(failure);
+    const given = new AbortController();
+    const call = transport.call({ method: 'POST', path: '/x', body: { a: 1 }, signal: given.signal }).catch(failure);
     await server.asked;
-    await transport.close();
-    await call;
+    given.abort(new Error('given up'));
+    expect(await call).toMatchObject({ message: 'given up' });
     await server.ended;
-    expect(server.ends).toEqual(['FIN']);
+    expect(server.ends).toEqual(['ECONNRESET']);
+  });
+
+  it.each(['tcp', 'tls'] as const)('over %s is what the deadline of a call ends it by, too', async kind => {
+    const server = await startMute(kind);
+    const transport = connectTo(server.url);
+    const call = transport.call({ method: 'POST', path: '/x', body: {}, signal: live(), timeoutMs: 200 }).catch(failure);
+    await server.asked;
+    expect(await call).toMatchObject({ name: 'TimeoutError' });
+    await server.ended;
+    expect(server.ends).toEqual(['ECONNRESET']);
   });
 
   it('ends also a call whose connection is not yet made', async () => {
@@ -563,7 +574,7 @@ describe('the deadline of a call', () => {
   });
 
   it('holds while it connects', async () => {
-    const server = createTcp(socket => void socket.resume());
+    const server = createTcp(socket => void socket.on('error', () => {}).resume());
     await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
     closing.push(() => new Promise(resolve => server.close(() => resolve())));
     const transport = connectTo(`https://127.0.0.1:${(server.address() as AddressInfo).port}`);
