@@ -56,6 +56,8 @@ export interface OperatorOptions {
 
 const CONTROLLER = 'personalconnector';
 const DRAIN_MS = 30_000;
+/** In a row, with back-off between them: the cache had the time to learn what is there. */
+const MANY_CONFLICTS = 4;
 /** A watch brings a bookmark about once a minute, and is opened anew after 150 s of silence. */
 const WATCH_DEAD_MS = 600_000;
 
@@ -89,7 +91,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       countHotLoop();
       log.warn(
         { key, reconciles, causes },
-        'reconciled over and over although its spec did not change: something undoes what the operator does, or what it waits for changes all the time; it is slowed down to once a second',
+        'reconciled over and over although its spec did not change: something undoes what the operator does, or what it waits for changes all the time; it is slowed down to once a second for the rest of the minute',
       );
     },
   });
@@ -167,10 +169,11 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       reconcile,
       workers: config.workers,
       signal: hard.signal,
-      onError: (key, error) => {
-        // That somebody else was quicker is in the nature of things.
-        const level = isConflict(error) || error instanceof NotLeading ? 'debug' : 'error';
-        log[level]({ key, error: describeError(error) }, 'a reconcile failed; it is tried again');
+      onError: (key, error, failures) => {
+        // That somebody else was quicker is in the nature of things; but not always.
+        const expected = (isConflict(error) && failures < MANY_CONFLICTS) || error instanceof NotLeading;
+        const details = { key, failures, error: describeError(error) };
+        log[expected ? 'debug' : 'error'](details, 'a reconcile failed; it is tried again');
       },
       retryAfter: retryAfterOf,
       observer: controllerMetrics(registry, CONTROLLER),
@@ -198,23 +201,29 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     });
   }
 
+  async function end(): Promise<void> {
+    watching.abort();
+    queue.close();
+    const late = setTimeout(() => {
+      // What is still on its way must not arrive after the Lease was given up.
+      transport.reset();
+      hard.abort();
+    }, DRAIN_MS);
+    await controller?.done;
+    await Promise.all([probes.close(), events.flush()]);
+    clearTimeout(late);
+    hard.abort();
+    await Promise.all([election?.release(), ...reflectors.map(({ done }) => done)]);
+    await Promise.all([transport.close(), health.close()]);
+  }
+
+  let ended: Promise<void> | undefined;
   return {
     port: health.port,
     ready,
-    async stop() {
-      watching.abort();
-      queue.close();
-      const late = setTimeout(() => {
-        // What is still on its way must not arrive after the Lease was given up.
-        transport.reset();
-        hard.abort();
-      }, DRAIN_MS);
-      await controller?.done;
-      await Promise.all([probes.close(), events.flush()]);
-      clearTimeout(late);
-      hard.abort();
-      await Promise.all([election?.release(), ...reflectors.map(({ done }) => done)]);
-      await Promise.all([transport.close(), health.close()]);
+    stop() {
+      ended ??= end();
+      return ended;
     },
   };
 }

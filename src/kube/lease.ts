@@ -20,7 +20,7 @@ export const LEASES = {
 
 /** How long others wait for a leader that is silent. */
 const LEASE_MS = 15_000;
-/** How long a leader goes on without having renewed: so much less that its last requests have ended by then. */
+/** How long a leader goes on without having renewed: others begin 5 s or more after it sent its last write. */
 const RENEW_DEADLINE_MS = 10_000;
 const RETRY_MS = 2_000;
 /** A renewal that hangs is given up in time for another one on another connection. */

@@ -79,8 +79,8 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   /** The version that the try in hand began with, or that it was filled with. */
   let from = '';
   let refillAt = 0;
-  /** Whether the server can begin a watch with all that is there; assumed until it says no. */
-  let watchList = true;
+  /** Until then all is read by lists: the server cannot begin a watch with all that is there, or something holds it back. */
+  let listsUntil = Number.NEGATIVE_INFINITY;
   let bufferedUntil = Number.NEGATIVE_INFINITY;
 
   function fill(objects: readonly T[], resourceVersion: string, how: 'list' | 'watch-list'): void {
@@ -100,7 +100,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
       const page = await client.list<unknown>(type, { ...scope, ...(next && { continue: next }) }, signal);
       if (!Array.isArray(page.items) || typeof page.metadata?.resourceVersion !== 'string')
         throw new Error(`list of ${type.plural}: the answer is no list`);
-      for (const raw of page.items) objects.push(take(raw));
+      for (const raw of page.items) objects.push(...take(raw));
       resourceVersion = page.metadata.resourceVersion;
       next = page.metadata.continue;
       progressAt = now();
@@ -144,8 +144,8 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
       if (filling) throw new Error(`watch of ${type.plural}: it ended before all was told`);
     } catch (error) {
       // A stream that says nothing may be held back by a proxy until it ends; a list is not.
-      if (filling && idle.signal.aborted) watchList = false;
-      if (!told && !filling && idle.signal.aborted) bufferedUntil = now() + BUFFERED.forMs;
+      if (idle.signal.aborted && filling) listsUntil = now() + BUFFERED.forMs;
+      if (idle.signal.aborted && !filling && !told) bufferedUntil = now() + BUFFERED.forMs;
       throw idle.signal.aborted ? idle.signal.reason : error;
     } finally {
       clearTimeout(watchdog);
@@ -156,13 +156,11 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   function collect(filling: Map<string, T>, event: WatchEvent<unknown>): Map<string, T> | undefined {
     switch (event.type) {
       case 'ADDED':
-      case 'MODIFIED': {
-        const object = take(event.object);
-        filling.set(keyOf(object), object);
+      case 'MODIFIED':
+        for (const object of take(event.object)) filling.set(keyOf(object), object);
         return filling;
-      }
       case 'DELETED':
-        filling.delete(keyOf(take(event.object)));
+        for (const object of take(event.object)) filling.delete(keyOf(object));
         return filling;
       case 'BOOKMARK':
         if (event.object.metadata.annotations?.[INITIAL_EVENTS_END] !== 'true') return filling;
@@ -175,16 +173,17 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
 
   function apply(event: WatchEvent<unknown>): void {
     if (event.type === 'ERROR') throw failure(event.object);
-    const object = event.type === 'BOOKMARK' ? undefined : take(event.object);
-    const told = event.type === 'BOOKMARK' ? event.object : object;
-    const resourceVersion = told?.metadata?.resourceVersion ?? '';
+    const objects = event.type === 'BOOKMARK' ? [] : take(event.object);
+    const resourceVersion = (event.object as Partial<Stored> | null)?.metadata?.resourceVersion ?? '';
     if (!VERSION.test(resourceVersion)) throw new Spoiled(`watch of ${type.plural}: a bookmark without a version`);
     // Within a watch versions only grow (KEP-5504): this server, or its etcd, was set back, or something reorders events.
     if (isNewer(version, resourceVersion))
       throw new Spoiled(`watch of ${type.plural}: version ${resourceVersion} came after ${version}`);
-    if (!object) store.progress(resourceVersion);
-    else if (event.type === 'DELETED') store.remove(object);
-    else store.upsert(object);
+    if (objects.length === 0) store.progress(resourceVersion);
+    for (const object of objects) {
+      if (event.type === 'DELETED') store.remove(object);
+      else store.upsert(object);
+    }
     version = resourceVersion;
   }
 
@@ -201,12 +200,18 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     return event;
   }
 
-  /** The part of a raw object that is kept. */
-  function take(raw: unknown): T {
-    const { name, uid, resourceVersion } = (raw as { metadata?: Partial<Stored['metadata']> } | null)?.metadata ?? {};
+  /** The part of a raw object that is kept; nothing of one that is not what its type says, which must not stop the others. */
+  function take(raw: unknown): [T] | [] {
+    const { metadata } = (raw ?? {}) as { metadata?: Partial<Stored['metadata']> };
+    const { namespace, name, uid, resourceVersion } = metadata ?? {};
     if (!name || !uid || !VERSION.test(resourceVersion ?? ''))
       throw new Spoiled(`${type.plural}: an object without a name, UID or version was told`);
-    return project(raw);
+    try {
+      return [project(raw)];
+    } catch (cause) {
+      onError(new Error(`${type.plural}: ${namespace}/${name} makes no sense and is passed over`, { cause }));
+      return [];
+    }
   }
 
   const project = options.project as (raw: unknown) => T;
@@ -227,14 +232,14 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
       const isFutile = (): boolean => version === from && now() - start < SHORT_MS;
       let waitMs = 0;
       try {
-        if (version === '' && !watchList) await list();
+        if (version === '' && now() < listsUntil) await list();
         await watch();
         errors = 0;
         failures = isFutile() ? failures + 1 : 0;
       } catch (error) {
         if (signal.aborted) return;
-        if (watchList && version === '' && isInvalid(error)) {
-          watchList = false;
+        if (version === '' && now() >= listsUntil && isInvalid(error)) {
+          listsUntil = Number.POSITIVE_INFINITY;
           continue;
         }
         failures = isFutile() ? failures + 1 : 1;

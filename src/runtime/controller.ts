@@ -20,7 +20,8 @@ export interface ControllerOptions {
   /** Brings one key to its declared state. It must heed the signal, which aborts at the deadline and on shutdown. */
   reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>;
   workers: number;
-  onError: (key: string, error: unknown) => void;
+  /** `failures`: how often in a row the key failed. */
+  onError: (key: string, error: unknown, failures: number) => void;
   /** How long a failed key must be left alone at least, in ms, such as a server's Retry-After. */
   retryAfter?: (error: unknown) => number;
   observer?: ControllerObserver;
@@ -44,8 +45,7 @@ export function startController(options: ControllerOptions): { done: Promise<voi
       return 'requeue_after';
     } catch (error) {
       if (signal.aborted) return 'error';
-      onError(key, error);
-      queue.retry(key, retryAfter?.(error));
+      onError(key, error, queue.retry(key, retryAfter?.(error)));
       return 'error';
     }
   }

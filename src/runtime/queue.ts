@@ -19,8 +19,11 @@ export interface Queue {
   add(key: string, priority?: Priority): void;
   /** Adds after a delay; of several delays of a key the shortest holds. */
   addAfter(key: string, delayMs: number): void;
-  /** Adds after the key's back-off: 1 s doubling to 5 min, jittered; but not before `atLeastMs`. */
-  retry(key: string, atLeastMs?: number): void;
+  /**
+   * Adds after the key's back-off: 1 s doubling to 5 min, jittered. Whatever adds it meanwhile, it does not come before
+   * `atLeastMs`. Gives how often in a row it failed.
+   */
+  retry(key: string, atLeastMs?: number): number;
   /** Ends the key's back-off. */
   forget(key: string): void;
   /** The next key, or undefined once the queue is closed. Each key taken must be given back by `done`. */
@@ -45,7 +48,8 @@ export function createQueue(
   const working = new Map<string, number>();
   /** Added while worked on; they wait again after `done`. */
   const dirty = new Map<string, Priority>();
-  const delayed = new Map<string, { at: number; timer: NodeJS.Timeout }>();
+  /** `until`: not before then, whatever happens. */
+  const delayed = new Map<string, { at: number; until: number; timer: NodeJS.Timeout }>();
   const failures = new Map<string, number>();
   const takers: ((key: string | undefined) => void)[] = [];
   let closed = false;
@@ -67,11 +71,26 @@ export function createQueue(
     return undefined;
   }
 
+  function delay(key: string, delayMs: number, atLeastMs = 0): void {
+    if (closed) return;
+    const earlier = delayed.get(key);
+    const until = Math.max(now() + atLeastMs, earlier?.until ?? 0);
+    const at = Math.max(until, Math.min(now() + delayMs, earlier?.at ?? Number.POSITIVE_INFINITY));
+    if (at === earlier?.at) return;
+    clearTimeout(earlier?.timer);
+    const timer = setTimeout(() => {
+      delayed.delete(key);
+      queue.add(key);
+    }, at - now());
+    delayed.set(key, { at, until, timer });
+  }
+
   const queue: Queue = {
     add(key, priority = 'high') {
       if (closed) return;
       const delay = delayed.get(key);
       if (delay) {
+        if (delay.until > now()) return;
         clearTimeout(delay.timer);
         delayed.delete(key);
       }
@@ -88,24 +107,14 @@ export function createQueue(
       const taker = takers.shift();
       if (taker) taker(next());
     },
-    addAfter(key, delayMs) {
-      if (closed) return;
-      const at = now() + delayMs;
-      const earlier = delayed.get(key);
-      if (earlier && earlier.at <= at) return;
-      clearTimeout(earlier?.timer);
-      const timer = setTimeout(() => {
-        delayed.delete(key);
-        queue.add(key);
-      }, delayMs);
-      delayed.set(key, { at, timer });
-    },
+    addAfter: (key, delayMs) => delay(key, delayMs),
     retry(key, atLeastMs = 0) {
       const count = failures.get(key) ?? 0;
       failures.set(key, count + 1);
       observer?.retried();
       const backoff = Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** count) * (0.5 + random() / 2);
-      queue.addAfter(key, Math.max(atLeastMs, backoff));
+      delay(key, Math.max(atLeastMs, backoff), atLeastMs);
+      return count + 1;
     },
     forget: key => void failures.delete(key),
     take() {

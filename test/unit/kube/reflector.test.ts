@@ -106,7 +106,10 @@ function startFake({ lists, refuse = [], now }: Setup = {}) {
       remove: object => void store.push(`remove ${names(object)}`),
       progress: version => void store.push(`progress ${version}`),
     },
-    project: (raw: Thing) => raw,
+    project(raw: Thing) {
+      if (raw.note === 'poison') throw new TypeError('it has no spec');
+      return raw;
+    },
     signal: abort.signal,
     onError: error => void errors.push((error as Error).message),
     observer: {
@@ -256,6 +259,15 @@ describe('a reflector', () => {
     await pass(1 + FIRST_WAIT);
     expect(fake.calls).toEqual(['watch-list', 'list']);
     expect(fake.errors[0]).toBe('watch of things: silent for 30 s, reconnecting');
+    await stop(fake);
+  });
+
+  it('begins with watches again an hour after such a silence', async () => {
+    const fake = startFake();
+    await pass(30_000 + FIRST_WAIT);
+    expect(fake.calls).toEqual(['watch-list', 'list']);
+    await pass(3_660_000);
+    expect(fake.calls.filter(call => call !== 'list')).toEqual(['watch-list', 'watch-list']);
     await stop(fake);
   });
 
@@ -456,6 +468,26 @@ describe('what makes no sense', () => {
     await pass(FIRST_WAIT);
     expect([fake.store, fake.calls]).toEqual([['upsert a@8'], ['watch-list']]);
     expect(fake.errors).toEqual([`watch of things: ${message}`]);
+    await stop(fake);
+  });
+
+  it('as an object that is not what its type says is told of and passed over; it does not stop what comes after', async () => {
+    const fake = await startWatching();
+    const poison = thing('b', 9, 'poison');
+    fake.last().push(line('ADDED', poison), line('DELETED', poison), line('ADDED', thing('c', 10)));
+    await settle();
+    expect([fake.store, fake.calls]).toEqual([['progress 9', 'progress 9', 'upsert c@10'], []]);
+    expect(new Set(fake.errors)).toEqual(new Set(['things: n/b makes no sense and is passed over']));
+    await stop(fake);
+  });
+
+  it.each([true, false])('as such an object is left out of what there is, too (of a list: %s)', async listed => {
+    const objects = [thing('a', 5), thing('b', 6, 'poison')];
+    const fake = startFake(listed ? { lists: [page(7, objects)] } : {});
+    await settle();
+    if (!listed) fake.last().push(...objects.map(object => line('ADDED', object)), filled(7));
+    await settle();
+    expect([fake.store, fake.errors.length]).toEqual([['replace a@5 @7'], 1]);
     await stop(fake);
   });
 

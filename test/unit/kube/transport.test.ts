@@ -456,7 +456,9 @@ describe('a reset', () => {
   it.each(['tcp', 'tls'] as const)('over %s is what the deadline of a call ends it by, too', async kind => {
     const server = await startMute(kind);
     const transport = connectTo(server.url);
-    const call = transport.call({ method: 'POST', path: '/x', body: {}, signal: live(), timeoutMs: 200 }).catch(failure);
+    const call = transport
+      .call({ method: 'POST', path: '/x', body: {}, signal: live(), timeoutMs: 200 })
+      .catch(failure);
     await server.asked;
     expect(await call).toMatchObject({ name: 'TimeoutError' });
     await server.ended;

@@ -28,7 +28,7 @@ function start(reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>
   const queue: Queue = {
     ...real,
     addAfter: (key, ms) => void told.push(`addAfter ${key} ${ms}`),
-    retry: (key, atLeastMs) => void told.push(`retry ${key}${atLeastMs === undefined ? '' : ` after ${atLeastMs}`}`),
+    retry: (key, atLeastMs) => told.push(`retry ${key}${atLeastMs === undefined ? '' : ` after ${atLeastMs}`}`),
     forget: key => void told.push(`forget ${key}`),
     done(key) {
       real.done(key);
@@ -87,7 +87,7 @@ describe('a reconcile', () => {
       'that fails is told and tried again with back-off',
       async () => Promise.reject(new Error('boom')),
       'error',
-      ['error a boom', 'retry a'],
+      ['retry a', 'error a boom'],
     ],
     [
       'that throws before it is under way is tried again as well',
@@ -95,7 +95,7 @@ describe('a reconcile', () => {
         throw new Error('boom');
       },
       'error',
-      ['error a boom', 'retry a'],
+      ['retry a', 'error a boom'],
     ],
   ])('%s', async (_what, reconcile, result, told) => {
     const controller = start(reconcile);
@@ -113,7 +113,7 @@ describe('a reconcile', () => {
     });
     controller.queue.add('a');
     await controller.ended(1);
-    expect(controller.told).toEqual(['error a busy', 'retry a after 7000']);
+    expect(controller.told).toEqual(['retry a after 7000', 'error a busy']);
   });
 
   it('is followed by the next one, also after a failure', async () => {
@@ -139,7 +139,7 @@ describe('a reconcile', () => {
     controller.queue.add('a');
     await controller.ended(1);
     expect(controller.results).toEqual(['error']);
-    expect(controller.told).toEqual([expect.stringMatching(/^error a .*timeout/), 'retry a']);
+    expect(controller.told).toEqual(['retry a', expect.stringMatching(/^error a .*timeout/)]);
   });
 
   it('that ends because of the shutdown is neither told nor tried again', async () => {

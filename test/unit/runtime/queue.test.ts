@@ -238,6 +238,51 @@ describe('a retry that a server asked to put off', () => {
     expect(await drain(queue)).toEqual(['a']);
   });
 
+  it('is not hastened by whatever else adds its key', async () => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    queue.retry('a', 7_000);
+    queue.add('a');
+    queue.addAfter('a', 100);
+    await vi.advanceTimersByTimeAsync(6_999);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
+    queue.add('a');
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it('is not hastened by what came while its key was worked on', async () => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    queue.add('a');
+    await queue.take();
+    queue.add('a');
+    queue.addAfter('a', 100);
+    queue.retry('a', 7_000);
+    queue.done('a');
+    await vi.advanceTimersByTimeAsync(6_999);
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it('lets whatever else adds its key hasten the back-off that is longer than what was asked', async () => {
+    const queue = createQueue(undefined, { random: () => 0 });
+    queue.retry('a', 100);
+    queue.add('a');
+    expect(queue.size()).toBe(0);
+    await vi.advanceTimersByTimeAsync(101);
+    queue.add('a');
+    expect(await drain(queue)).toEqual(['a']);
+  });
+
+  it('counts how often in a row its key failed', () => {
+    const queue = createQueue();
+    expect([queue.retry('a'), queue.retry('a'), queue.retry('b'), queue.retry('a')]).toEqual([1, 2, 1, 3]);
+    queue.forget('a');
+    expect(queue.retry('a')).toBe(1);
+    queue.close();
+  });
+
   it('counts as a failure all the same', async () => {
     const queue = createQueue(undefined, { random: () => 0 });
     for (let retry = 0; retry < 3; retry += 1) {
