@@ -10,7 +10,7 @@ import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { createStores, startReflectors, watchChanges } from './connector/stores.ts';
 import { createClient } from './kube/client.ts';
-import { describeError, isConflict, NotLeading, retryAfterOf } from './kube/errors.ts';
+import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
 import { type Election, startElection } from './kube/lease.ts';
 import { createTransport } from './kube/transport.ts';
@@ -57,7 +57,7 @@ export interface OperatorOptions {
 const CONTROLLER = 'personalconnector';
 const DRAIN_MS = 30_000;
 /** In a row, with back-off between them: the cache had the time to learn what is there. */
-const MANY_CONFLICTS = 4;
+const MOST_OVERTAKEN = 4;
 /** A watch brings a bookmark about once a minute, and is opened anew after 150 s of silence. */
 const WATCH_DEAD_MS = 600_000;
 
@@ -170,8 +170,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       workers: config.workers,
       signal: hard.signal,
       onError: (key, error, failures) => {
-        // That somebody else was quicker is in the nature of things; but not always.
-        const expected = (isConflict(error) && failures < MANY_CONFLICTS) || error instanceof NotLeading;
+        // That somebody else was quicker is in the nature of things; but not over and over.
+        const overtaken = (isConflict(error) || isNotFound(error)) && failures < MOST_OVERTAKEN;
+        const expected = overtaken || error instanceof NotLeading;
         const details = { key, failures, error: describeError(error) };
         log[expected ? 'debug' : 'error'](details, 'a reconcile failed; it is tried again');
       },

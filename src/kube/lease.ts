@@ -234,6 +234,12 @@ export function startElection(options: ElectionOptions): Election {
     }
   }
 
+  async function giveUp(): Promise<void> {
+    if (lease?.spec?.holderIdentity !== identity) return;
+    const free = held();
+    await write({ ...free, spec: { ...free.spec, holderIdentity: '', leaseDurationSeconds: 1 } });
+  }
+
   const done = run();
 
   return {
@@ -246,11 +252,16 @@ export function startElection(options: ElectionOptions): Election {
       clearTimeout(deadline);
       stop.abort();
       await Promise.all([done, reflector.done]);
-      if (lease?.spec?.holderIdentity !== identity) return;
-      const free = held();
-      await write({ ...free, spec: { ...free.spec, holderIdentity: '', leaseDurationSeconds: 1 } }).catch(error =>
-        onError(new Error('the Lease could not be given up: others wait until it expires', { cause: error })),
-      );
+      await giveUp()
+        .catch(async error => {
+          if (!isConflict(error)) throw error;
+          // Somebody annotated it, say.
+          await look();
+          await giveUp();
+        })
+        .catch(error =>
+          onError(new Error('the Lease could not be given up: others wait until it expires', { cause: error })),
+        );
     },
   };
 }

@@ -727,6 +727,16 @@ describe('a release', () => {
     expect([server.log.length, a.led]).toEqual([before, false]);
   });
 
+  it('is repeated when the Lease was changed meanwhile, by an annotation say', async () => {
+    const a = enter('a', { network: { ...HEALTHY, watches: false } });
+    await pass(SECOND);
+    server.edit(lease => ({ ...lease, metadata: { ...lease.metadata, annotations: { by: 'somebody' } } }));
+    await release(a);
+    await pass(SECOND);
+    expect([a.released, spec().holderIdentity, a.errors]).toEqual([true, '', []]);
+    expect(writes().slice(-2)).toEqual(['PUT 409', 'PUT 200']);
+  });
+
   it('that is not taken is told of; the others wait until the Lease expires', async () => {
     const a = enter('a');
     await pass(SECOND);
