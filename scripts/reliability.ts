@@ -1,4 +1,5 @@
 /** docs/reliability.md: what the fault suite and the soak test found, from docs/reliability.json, which they write. */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -36,7 +37,7 @@ function read(): Figures {
   return existsSync(FILE) ? (JSON.parse(readFileSync(FILE, 'utf8')) as Figures) : {};
 }
 
-/** Puts what a run has noted (a JSON object a line) in the place of what an earlier one did. Returns the tables' titles. */
+/** Puts what a run has noted (a JSON object a line) in the place of what an earlier one did. Gives the tables' titles. */
 export function keepFigures(lines: string, how: string): string[] {
   const fresh: Figures = {};
   const measured = `\`${how}\`, ${availableParallelism()} cores, Node ${process.versions.node}`;
@@ -48,6 +49,8 @@ export function keepFigures(lines: string, how: string): string[] {
   // Test files run side by side: their order is nobody's.
   for (const { rows } of Object.values(fresh)) rows.sort((a, b) => (titleOf(a) < titleOf(b) ? -1 : 1));
   writeFileSync(FILE, `${JSON.stringify({ ...read(), ...fresh }, null, 2)}\n`);
+  // The page is made of it, with all that is generated.
+  spawnSync(process.execPath, [join(import.meta.dirname, 'generate.ts')], { stdio: ['ignore', 'ignore', 'inherit'] });
   return Object.keys(fresh);
 }
 

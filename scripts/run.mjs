@@ -22,6 +22,7 @@ const tasks = {
   cluster: ['test/cluster/cli.ts'],
   figures: ['test/bench/figures.ts'],
   soak: ['test/faults/soak.ts'],
+  mutations: ['test/faults/mutations.ts'],
 };
 
 const [task, ...args] = process.argv.slice(2);

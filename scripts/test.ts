@@ -43,10 +43,6 @@ for (const part of named.length > 0 ? named : PARTS) {
 if (long && total.failed > 0) console.log('\ndocs/reliability.md stays as it was: not all passed');
 else if (long && existsSync(figures)) {
   const tables = keepFigures(readFileSync(figures, 'utf8'), 'npm run test:faults -- --long');
-  spawnSync(process.execPath, [join(root, 'scripts', 'generate.ts')], {
-    cwd: root,
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
   console.log(`\ndocs/reliability.md has new figures: ${tables.join(', ')}`);
 }
 rmSync(dir, { recursive: true, force: true });
