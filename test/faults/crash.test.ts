@@ -24,7 +24,7 @@ const AT_A_TIME = 8;
 let server: TestServer;
 let executable: Executable;
 beforeAll(async () => {
-  [server, executable] = await Promise.all([startMcp({ name: 'jira-mcp' }), buildOperator()]);
+  [server, executable] = await Promise.all([startMcp({ name: 'jira-mcp' }), buildOperator(inject('kubeconfig'))]);
 });
 afterAll(async () => {
   await executable?.[Symbol.asyncDispose]();

@@ -15,7 +15,7 @@ const AT_A_TIME = 5;
 
 let executable: Executable;
 beforeAll(async () => {
-  executable = await buildOperator();
+  executable = await buildOperator(inject('kubeconfig'));
 });
 afterAll(() => executable?.[Symbol.asyncDispose]());
 

@@ -5,7 +5,6 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { Writable } from 'node:stream';
 import { build } from 'esbuild';
-import { inject } from 'vitest';
 import type { PolicyInput } from '../../src/connector/policy.ts';
 import { run, until } from '../cluster/process.ts';
 
@@ -65,9 +64,9 @@ const IDLE = [
 ];
 
 /** Makes the operator one file: it starts four times as fast as from its sources. */
-export async function buildOperator(): Promise<Executable> {
-  // In the cluster's directory, which is removed whatever ends this process.
-  const dir = mkdtempSync(join(dirname(inject('kubeconfig')), 'operator-'));
+export async function buildOperator(kubeconfig: string): Promise<Executable> {
+  // Beside the kubeconfig: the cluster's directory is removed whatever ends this process.
+  const dir = mkdtempSync(join(dirname(kubeconfig), 'operator-'));
   const file = join(dir, 'operator.mjs');
   const env = { ...process.env, NODE_COMPILE_CACHE: join(dir, 'cache') };
   const processes = new Set<OperatorProcess>();

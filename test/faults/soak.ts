@@ -161,7 +161,7 @@ function troubles(flap: () => Promise<() => Promise<void>>): Record<string, Trou
 async function main(): Promise<string[]> {
   await using plane = await startControlPlane({ kwok: true, signal: abort.signal, progress: table });
   await installCrd(plane.kubeconfig);
-  await using executable = await buildOperator();
+  await using executable = await buildOperator(plane.kubeconfig);
   await using proxy = await startProxy(plane.kubeconfig);
   const cluster = await createSandbox(plane.kubeconfig);
   const [first, web, closed] = await Promise.all([

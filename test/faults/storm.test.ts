@@ -35,7 +35,7 @@ beforeAll(async () => {
   open.push(first, second, web);
   world = { ports: [first.port, second.port], web: web.port, closed };
   cluster = await createSandbox(inject('kubeconfig'), { 'pod-security.kubernetes.io/enforce': 'restricted' });
-  executable = await buildOperator();
+  executable = await buildOperator(inject('kubeconfig'));
 });
 afterAll(async () => {
   await executable?.[Symbol.asyncDispose]();
