@@ -24,6 +24,8 @@ const TABLES: Record<string, string> = {
   Storm:
     'Two replicas are killed, stopped, cut off and ended at random, and started again, while many connectors change. The end must equal a fresh apply of the last specs.',
   'Faults by kind': 'Each fault on each kind of request, once and in a burst. Each cell: passed cases.',
+  'Faults of watches':
+    'What is on the way changes, holds back or breaks the watches that are open, while connectors are made, changed and deleted.',
   'Sieve patterns':
     'The operator is shown the past, or only a part of what happens, or is stopped in mid-change (after Sieve, OSDI ’22).',
   'Random walks':

@@ -1,10 +1,11 @@
 /** Makes the cluster hold what a plan wants: applies what differs, removes what is no longer wanted, takes nothing that is another's. */
 
 import { createHash } from 'node:crypto';
-import { ANNOTATION, FIELD_MANAGER, type Finding, type PersonalConnector } from '../api/connector.ts';
+import { ANNOTATION, FIELD_MANAGER, type Finding, LABEL, type PersonalConnector } from '../api/connector.ts';
 import { type Declared, keyOf } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
 import { ApiError, isConflict, isForbidden, isInvalid, isNotFound } from '../kube/errors.ts';
+import { takeSpecFields } from '../kube/managed-fields.ts';
 
 import {
   belongsTo,
@@ -14,6 +15,7 @@ import {
   type ChildStores,
   holds,
   ownersOf,
+  podIndex,
   projectChild,
 } from './children.ts';
 import { selectorLabels } from './names.ts';
@@ -80,21 +82,62 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
     }
     if (!belongsTo(live, connector, selectorLabels(connector.metadata))) throw new NameTaken(live);
     if (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(object, live)) return;
-    await send({ uid: live.metadata.uid });
+    const { uid } = live.metadata;
+    try {
+      await send({ uid });
+    } catch (error) {
+      // What somebody else wrote beside ours may forbid it: a second kind of volume, a second port of one name.
+      if (!isInvalid(error) || !(await takeSpecFields(client, type, live, FIELD_MANAGER, signal))) throw error;
+      await send({ uid });
+    }
   }
 
   async function prune(connector: PersonalConnector, desired: readonly Desired[], signal: AbortSignal): Promise<void> {
-    const wanted = new Set(desired.map(({ object }) => `${object.kind} ${keyOf(object)}`));
+    const wanted = new Set(desired.map(({ object }) => `${object.kind} ${object.metadata.name}`));
     for (const type of CHILD_TYPES) {
-      for (const child of stores[type.kind].byIndex('owner', connector.metadata.uid)) {
-        if (wanted.has(`${child.kind} ${keyOf(child)}`) || child.metadata.deletionTimestamp) continue;
+      const isUnwanted = (name: string): boolean => !wanted.has(`${type.kind} ${name}`);
+      const found = [...watched(type.kind, connector), ...(await unwatched(type, connector, isUnwanted, signal))];
+      for (const child of found) {
+        if (!isUnwanted(child.metadata.name) || child.metadata.deletionTimestamp) continue;
+        const isOwned = ownersOf(child).some(({ uid }) => uid === connector.metadata.uid);
         try {
-          await client.remove(type, child, signal);
+          // One that lost its owner may have another one by now.
+          await client.remove(type, child, signal, isOwned ? undefined : 'unchanged');
         } catch (error) {
           // A conflict says that this UID is gone and another object has its name: the cache will say so, too.
           if (!isNotFound(error)) throw error;
         }
       }
+    }
+  }
+
+  /** The connector's children that the watches tell of: also such that lost their owner, which nobody else collects. */
+  function watched(kind: ChildKind, connector: PersonalConnector): Child[] {
+    const { namespace, uid } = connector.metadata;
+    const labels = selectorLabels(connector.metadata);
+    const labelled = stores[kind].byIndex('connector', podIndex(namespace, labels[LABEL.connector]));
+    const ours = labelled.filter(child => belongsTo(child, connector, labels));
+    return [...new Set([...stores[kind].byIndex('owner', uid), ...ours])];
+  }
+
+  /** Of the children that the status tells of, those that no watch does: they lost their labels, or are gone. */
+  async function unwatched(
+    type: (typeof CHILD_TYPES)[number],
+    connector: PersonalConnector,
+    isUnwanted: (name: string) => boolean,
+    signal: AbortSignal,
+  ): Promise<Child[]> {
+    const { deployment, service } = connector.status?.hosting ?? {};
+    const name = type.kind === 'Service' ? service : deployment;
+    if (name === undefined || !isUnwanted(name)) return [];
+    const at = { namespace: connector.metadata.namespace, name };
+    if (stores[type.kind].get(keyOf({ metadata: at }))) return [];
+    try {
+      const child = projectChild(type)(await client.get<Child>(type, at, signal));
+      return belongsTo(child, connector, selectorLabels(connector.metadata)) ? [child] : [];
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+      return [];
     }
   }
 

@@ -70,20 +70,25 @@ export interface Pod extends KubeObject {
   };
 }
 
-export type ChildStore = Store<Child, 'owner'> & StoreWriter<Child>;
+export type ChildStore = Store<Child, 'owner' | 'connector'> & StoreWriter<Child>;
 export type ChildStores = Record<ChildKind, ChildStore>;
 export type PodStore = Store<Pod, 'connector'> & StoreWriter<Pod>;
 
 export function createChildStores(): ChildStores {
   const store = (): ChildStore =>
-    createStore<Child, 'owner'>({ owner: child => ownersOf(child).map(({ uid }) => uid) });
+    createStore<Child, 'owner' | 'connector'>({
+      owner: child => ownersOf(child).map(({ uid }) => uid),
+      connector: labelIndex,
+    });
   return { Deployment: store(), Service: store(), NetworkPolicy: store() };
 }
 
 export function createPodStore(): PodStore {
-  return createStore<Pod, 'connector'>({
-    connector: pod => [podIndex(pod.metadata.namespace, pod.metadata.labels?.[LABEL.connector])],
-  });
+  return createStore<Pod, 'connector'>({ connector: labelIndex });
+}
+
+function labelIndex({ metadata: { namespace, labels } }: KubeObject): string[] {
+  return [podIndex(namespace, labels?.[LABEL.connector])];
 }
 
 export function podIndex(namespace: string, label: string | undefined): string {

@@ -63,15 +63,22 @@ export function watchChanges(
   });
   for (const { kind } of CHILD_TYPES) {
     children[kind].subscribe(({ previous, current }) => {
-      for (const key of new Set([previous, current].flatMap(ownerKeys))) enqueue(key, 'high', kind);
+      // Who lost its owner is told by its label.
+      const labelled = current && ownersOf(current).length === 0 ? connectors.byIndex('label', labelOf(current)) : [];
+      for (const key of new Set([...[previous, current].flatMap(ownerKeys), ...labelled.map(keyOf)])) {
+        enqueue(key, 'high', kind);
+      }
     });
   }
   pods.subscribe(({ previous, current }) => {
     const pod = current ?? previous;
     if (!pod) return;
-    const index = podIndex(pod.metadata.namespace, pod.metadata.labels?.[LABEL.connector]);
-    for (const connector of connectors.byIndex('label', index)) enqueue(keyOf(connector), 'high', PODS.kind);
+    for (const connector of connectors.byIndex('label', labelOf(pod))) enqueue(keyOf(connector), 'high', PODS.kind);
   });
+}
+
+function labelOf({ metadata: { namespace, labels } }: KubeObject): string {
+  return podIndex(namespace, labels?.[LABEL.connector]);
 }
 
 function ownerKeys(object: KubeObject | undefined): Key[] {

@@ -51,8 +51,13 @@ export interface KubeClient {
   create<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
   /** Replaces an object whole. Throws a conflict unless its `metadata.resourceVersion` is still the newest. */
   replace<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
-  /** Deletes the object with this UID and no other; its dependents are collected in the background. */
-  remove(type: ResourceType, object: KubeObject, signal: AbortSignal): Promise<void>;
+  /** Applies a JSON merge patch. Throws a conflict unless its `metadata.resourceVersion`, where given, is the newest. */
+  patch<T extends KubeObject>(type: ResourceType, object: KubeObject, patch: object, signal: AbortSignal): Promise<T>;
+  /**
+   * Deletes the object with this UID and no other, or only if it is still as it was read (`unchanged`); its dependents
+   * are collected in the background.
+   */
+  remove(type: ResourceType, object: KubeObject, signal: AbortSignal, unchanged?: 'unchanged'): Promise<void>;
 }
 
 /** Annotation of the bookmark that ends what was there when a watch began (KEP-3157, WatchList). */
@@ -109,14 +114,24 @@ export function createClient(transport: Transport, defaults: RequestDefaults = {
       return call({ method: 'PUT', path, body: object, signal });
     },
 
-    remove: async (type, object, signal) => {
+    patch: (type, { metadata: { namespace, name } }, body, signal) =>
+      call({
+        method: 'PATCH',
+        path: `${collection(type, namespace)}/${encodeURIComponent(name)}`,
+        body,
+        contentType: 'application/merge-patch+json',
+        signal,
+      }),
+
+    remove: async (type, object, signal, unchanged) => {
+      const { uid, resourceVersion } = object.metadata;
       await call({
         method: 'DELETE',
         path: `${collection(type, object.metadata.namespace)}/${encodeURIComponent(object.metadata.name)}`,
         body: {
           apiVersion: 'v1',
           kind: 'DeleteOptions',
-          preconditions: { uid: object.metadata.uid },
+          preconditions: { uid, ...(unchanged && { resourceVersion }) },
           propagationPolicy: 'Background',
         },
         signal,

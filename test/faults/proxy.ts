@@ -425,7 +425,9 @@ export const garbage: Fault = async ({ call, forward, reply }) => {
 export function goBack(to: number): Fault {
   return async ({ call, earlier, closed, reply, tell, pass }) => {
     const then = earlier.findLast(({ n }) => n <= to)?.text;
-    if (then === undefined) return pass();
+    // A watch goes on from what its reader knows. Whoever asks for all must not be shown the present instead.
+    if (call.verb === 'watch') return pass();
+    if (then === undefined) throw new Error(`nothing was told of ${call.path} before`);
     if (!isWatch(call)) return reply({ status: 200, headers: { 'content-type': 'application/json' }, body: then });
     return tell(
       (async function* () {

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
+import type { ResourceType } from '../../src/api/meta.ts';
 import { CHILD_TYPES } from '../../src/connector/children.ts';
 import { createLimiter } from '../../src/probe/limiter.ts';
 import { until } from '../cluster/process.ts';
@@ -64,6 +65,23 @@ export async function untilHit(...rules: Rule[]): Promise<void> {
     throw new Error(`waited ${PATIENCE_MS / 1000} s for a request that the fault is for`);
   });
   await Promise.race([Promise.all(rules.map(({ hit }) => hit)), late]);
+}
+
+/** Changes an object as a person would who knows nothing of the operator: a JSON merge patch. */
+export async function patchObject(
+  { transport, namespace, signal }: Sandbox,
+  { group, version, plural }: ResourceType,
+  name: string,
+  body: object,
+): Promise<void> {
+  const root = group === '' ? `/api/${version}` : `/apis/${group}/${version}`;
+  await transport.call({
+    method: 'PATCH',
+    path: `${root}/namespaces/${namespace}/${plural}/${name}?fieldManager=somebody`,
+    body,
+    contentType: 'application/merge-patch+json',
+    signal,
+  });
 }
 
 /** The children of a snapshot in words, such as `Service <name>-new`. */

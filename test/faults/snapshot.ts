@@ -8,6 +8,7 @@ import { CHILD_TYPES, type Child, ownersOf } from '../../src/connector/children.
 import { childName, labelValue } from '../../src/connector/names.ts';
 import { startReflector } from '../../src/kube/reflector.ts';
 import { type Change, createStore, type Store, type StoreWriter } from '../../src/kube/store.ts';
+import { messageOf } from '../cluster/process.ts';
 import type { Sandbox } from '../support/kube.ts';
 
 /** Plain JSON: a field that is undefined is not there. The connector is called `<name>`, its namespace `<namespace>`. */
@@ -101,7 +102,11 @@ export async function untilSnapshot(
     }
   };
   const give = (why: string): void =>
-    reject(new Error(`${connector}: ${why} for ${what}; it is\n${JSON.stringify(view.take(connector), undefined, 2)}`));
+    reject(
+      new Error(
+        `${connector}: ${why} for ${what}; it is\n${JSON.stringify(view.take(connector), undefined, 2)}${view.trouble()}`,
+      ),
+    );
   const late = setTimeout(() => give(`waited ${timeoutMs / 1000} s`), timeoutMs);
   const closed = (): void => give('the sandbox was closed while waiting');
   cluster.signal.addEventListener('abort', closed, { once: true });
@@ -212,6 +217,8 @@ interface View {
   take(connector: string): Snapshot;
   /** Tells of each change what was and what is. Gives the function that ends it. */
   listen(listener: (changed: KubeObject[]) => void): () => void;
+  /** For messages: why a watch broke last; empty if none ever did. Many a test wants it so. */
+  trouble(): string;
   synced: Promise<unknown>;
 }
 
@@ -223,6 +230,7 @@ function viewOf(cluster: Sandbox): View {
   if (existing) return existing;
   const { client, namespace, signal } = cluster;
   const listeners = new Set<(changed: KubeObject[]) => void>();
+  let trouble = '';
   const tell = ({ previous, current }: Change<KubeObject>): void => {
     const changed = [previous, current].filter(object => object !== undefined);
     for (const listener of [...listeners]) listener(changed);
@@ -231,7 +239,7 @@ function viewOf(cluster: Sandbox): View {
     store.subscribe(tell);
     const project = (raw: T): T => ({ ...raw, kind: type.kind });
     const onError = (error: unknown): void => {
-      if (!signal.aborted) console.error(`watch of ${type.plural}:`, error);
+      trouble = `\nlast trouble of a watch: ${type.plural}: ${messageOf(error)}`;
     };
     return startReflector<T>({ client, type, scope: { namespace }, store, project, signal, onError }).synced;
   };
@@ -248,6 +256,7 @@ function viewOf(cluster: Sandbox): View {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
+    trouble: () => trouble,
     synced: Promise.all([
       follow(PERSONAL_CONNECTORS, connectors),
       ...stores.map(({ type, store }) => follow(type, store)),

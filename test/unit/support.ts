@@ -72,6 +72,7 @@ export function fakeClient(calls: Partial<KubeClient> = {}): KubeClient {
     apply: unexpected('apply'),
     create: unexpected('create'),
     replace: unexpected('replace'),
+    patch: unexpected('patch'),
     remove: unexpected('remove'),
     ...calls,
   };
@@ -96,8 +97,9 @@ export function makeTarget(target: Partial<Target> = {}): Target {
 export type Raw = KubeObject & { spec?: object; status?: object };
 
 /**
- * An API server as far as writes go: server-side apply with its preconditions, get and remove. `calls` tells each write
- * and read; `before` may throw what the server is to answer instead; `admit` may change what is stored.
+ * An API server as far as writes go: server-side apply with its preconditions, get, patch of metadata and remove.
+ * `calls` tells each write and read; `before` may throw what the server is to answer instead; `admit` may change what is
+ * stored.
  */
 export function fakeApi() {
   const objects = new Map<string, Raw>();
@@ -152,6 +154,13 @@ export function fakeApi() {
       const stored = hooks.admit?.(merged) ?? merged;
       objects.set(at(type, object.metadata), stored);
       return stored as unknown as T;
+    },
+    async patch<T extends KubeObject>(type: ResourceType, object: KubeObject, patch: object): Promise<T> {
+      called(`patch ${at(type, object.metadata)}`);
+      const there = objects.get(at(type, object.metadata)) as Raw;
+      const patched = { ...there, metadata: { ...there.metadata, ...(patch as Raw).metadata } };
+      objects.set(at(type, object.metadata), patched);
+      return patched as unknown as T;
     },
     async remove(type, object) {
       const call = `remove ${at(type, object.metadata)} ${object.metadata.uid}`;

@@ -291,6 +291,31 @@ describe('children that are no longer wanted', () => {
     expect(calls).toEqual([]);
   });
 
+  it('are removed also when they lost their owner, whom the garbage collector would not know', async () => {
+    const { act, calls, edit, objects, settle } = make();
+    await settle(connector);
+    edit('Service team/clickup', ({ metadata: { ownerReferences: _, ...metadata } }) => ({ metadata }));
+    expect(await act(connector, [])).toBeUndefined();
+    expect(calls).toHaveLength(3);
+    expect([...objects.keys()]).toEqual([]);
+  });
+
+  it('are removed also when they lost their labels, so that only the status tells of them', async () => {
+    const { act, calls, objects, settle, stores } = make();
+    await settle(connector);
+    const hosting = { deployment: 'clickup', service: 'clickup', image: 'x', replicas: 1, readyReplicas: 1 };
+    stores.Deployment.replace([], '9999');
+    expect(await act({ ...connector, status: { hosting } }, [])).toBeUndefined();
+    expect(calls[0]).toBe('get Deployment team/clickup');
+    expect(calls).toHaveLength(4);
+    expect([...objects.keys()]).toEqual([]);
+    calls.length = 0;
+    stores.Service.replace([], '9999');
+    stores.NetworkPolicy.replace([], '9999');
+    expect(await act({ ...connector, status: { hosting } }, [])).toBeUndefined();
+    expect(calls.every(call => call.startsWith('get '))).toBe(true);
+  });
+
   it('may be gone already', async () => {
     const { act, calls, objects, settle } = make();
     await settle(connector);
@@ -310,10 +335,58 @@ describe('children that are no longer wanted', () => {
     expect(objects.get('Service team/clickup')).toBe(foreign);
 
     stores.Service.upsert(
-      projectChild(SERVICES)({ ...foreign, metadata: { ...foreign.metadata, ownerReferences: [] } }),
+      projectChild(SERVICES)({ ...foreign, metadata: { ...foreign.metadata, ownerReferences: [], annotations: {} } }),
     );
     expect(await act(connector, [])).toBeUndefined();
     expect([...objects.keys()]).toEqual(['Service team/clickup']);
+  });
+});
+
+describe('what somebody else wrote beside ours', () => {
+  const ports = { 'f:ports': { 'k:{"port":1,"protocol":"TCP"}': { '.': {}, 'f:port': {} } } };
+  const managedFields = [
+    { manager: 'personal-connector-operator', operation: 'Apply', fieldsV1: { 'f:spec': { 'f:type': {} } } },
+    {
+      manager: 'kubectl-edit',
+      operation: 'Update',
+      fieldsV1: { 'f:metadata': { 'f:annotations': {} }, 'f:spec': { ...ports, 'f:replicas': {} } },
+    },
+    { manager: 'autoscaler', operation: 'Update', subresource: 'scale', fieldsV1: { 'f:spec': { 'f:replicas': {} } } },
+  ];
+
+  it('is taken away when it makes ours invalid, but for what was scaled and for what is not of the spec', async () => {
+    const { act, calls, edit, hooks, objects, failed, settle } = make();
+    await settle(connector);
+    edit('Service team/clickup', ({ metadata, spec }) => ({
+      metadata: { ...metadata, managedFields } as Raw['metadata'],
+      spec: { ...spec, type: 'NodePort' },
+    }));
+    let refused = 0;
+    hooks.before = call => {
+      if (call.startsWith('apply Service') && refused++ === 0) throw failed(call, 422, 'Invalid');
+    };
+    expect(await act(connector)).toBeUndefined();
+    expect(calls).toEqual([
+      'apply Service team/clickup',
+      'get Service team/clickup',
+      'patch Service team/clickup',
+      'apply Service team/clickup',
+    ]);
+    expect(objects.get('Service team/clickup')?.metadata).toMatchObject({
+      managedFields: [
+        {
+          manager: 'kubectl-edit',
+          fieldsV1: { 'f:metadata': { 'f:annotations': {} }, 'f:spec': { 'f:replicas': {} } },
+        },
+        { manager: 'autoscaler' },
+        {
+          manager: 'personal-connector-operator',
+          operation: 'Apply',
+          apiVersion: 'v1',
+          fieldsV1: { 'f:spec': { 'f:type': {}, ...ports } },
+        },
+      ],
+    });
   });
 });
 
