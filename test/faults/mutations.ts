@@ -27,7 +27,8 @@ const MUTATIONS: Mutation[] = [
     file: 'src/connector/apply.ts',
     from: 'await prune(connector, desired, signal);',
     to: '',
-    suite: 'walks',
+    suite: 'environment',
+    tests: 'set right when it starts',
   },
   {
     title: 'drift is not mended',
@@ -35,6 +36,7 @@ const MUTATIONS: Mutation[] = [
     from: 'if (holds(live, object) || futile',
     to: 'if (live.metadata.uid || futile',
     suite: 'walks',
+    tests: 'is taken back',
   },
   {
     title: 'a conflict is swallowed',
@@ -42,7 +44,7 @@ const MUTATIONS: Mutation[] = [
     from: 'if (isConflict(error)) throw error;\n        return obstacle',
     to: 'if (isConflict(error)) return undefined;\n        return obstacle',
     suite: 'http',
-    tests: '409',
+    tests: 'HTTP 409',
   },
   {
     title: 'what failed is not tried again',
@@ -50,7 +52,7 @@ const MUTATIONS: Mutation[] = [
     from: 'onError(key, error, queue.retry(key, retryAfter?.(error)));',
     to: 'onError(key, error, 1);',
     suite: 'http',
-    tests: '500',
+    tests: 'HTTP 503',
   },
   {
     title: 'a watch that cannot go on does not read all anew',
@@ -58,7 +60,7 @@ const MUTATIONS: Mutation[] = [
     from: "if (expired || error instanceof Spoiled || errors >= MOST_ERRORS) {\n          version = '';",
     to: 'if (expired || error instanceof Spoiled || errors >= MOST_ERRORS) {',
     suite: 'http',
-    tests: 'watch',
+    tests: 'HTTP 410',
   },
   {
     title: 'children are made over what is there',
@@ -66,13 +68,15 @@ const MUTATIONS: Mutation[] = [
     from: 'return await send({ resourceVersion: MUST_NOT_EXIST });',
     to: 'return await send({} as never);',
     suite: 'errors',
+    tests: 'Service of somebody',
   },
   {
     title: 'children are deleted by name alone',
     file: 'src/kube/client.ts',
-    from: 'preconditions: { uid: object.metadata.uid },',
+    from: 'preconditions: { uid, ...(unchanged && { resourceVersion }) },',
     to: '',
     suite: 'sieve',
+    tests: 'stale state',
   },
   {
     title: 'a status is written although it says nothing new',
@@ -80,7 +84,7 @@ const MUTATIONS: Mutation[] = [
     from: 'if (!differs(status, connector.status)) return;',
     to: '',
     suite: 'environment',
-    tests: 'stable',
+    tests: 'once all is settled',
   },
   {
     title: 'who lost the Lease may write',
@@ -89,6 +93,22 @@ const MUTATIONS: Mutation[] = [
     to: 'mayWrite: () => true',
     suite: 'leader',
     tests: 'writes nothing',
+  },
+  {
+    title: 'owners are told apart by name and not by UID',
+    file: 'src/connector/children.ts',
+    from: 'if (ownersOf(object).some(({ uid }) => uid === connector.metadata.uid)) return true;',
+    to: 'if (ownersOf(object).some(({ name }) => name === connector.metadata.name)) return true;',
+    suite: 'sieve',
+    tests: 'stale state',
+  },
+  {
+    title: 'versions that go back are believed',
+    file: 'src/kube/reflector.ts',
+    from: 'if (isNewer(version, resourceVersion))',
+    to: 'if (isNewer(version, "0") && isNewer("0", version))',
+    suite: 'http',
+    tests: 'a watch shows all there is',
   },
   {
     title: 'the Lease is not given up at the end',

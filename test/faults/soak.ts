@@ -79,6 +79,14 @@ const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.lengt
 
 const table = (line: string): void => void process.stderr.write(`${line}\n`);
 
+/** How often all objects of a resource were read anew, and how often a watch was opened, in the operator's life. */
+async function readings(operator: OperatorProcess): Promise<{ fills: number; watches: number }> {
+  const metrics = [...(await operator.metrics())];
+  const sum = (name: string): number =>
+    metrics.reduce((total, [series, value]) => total + (series.startsWith(`${name}{`) ? value : 0), 0);
+  return { fills: sum('reflector_lists_total'), watches: sum('reflector_watches_total') };
+}
+
 interface Held {
   heap: number;
   rss: number;
@@ -248,6 +256,7 @@ async function soak({ cluster, operator, proxy, world, flap }: Scene): Promise<s
   if (unready.length > 0) return unready.map(name => `${name}: never settled, before anything had happened`);
   await operator.idle();
   const before = await heldAtRest(operator);
+  const read = await readings(operator);
   table(`${connectors} connectors are settled; ${minutes} minutes of edits and faults begin (seed ${seed})`);
 
   const counts = { edits: 0, faults: 0 };
@@ -305,6 +314,7 @@ async function soak({ cluster, operator, proxy, world, flap }: Scene): Promise<s
   const unsettled = await settle();
   await operator.idle();
   const after = await heldAtRest(operator);
+  const reread = await readings(operator);
 
   table('comparing each connector with a fresh one of its spec');
   const missed: string[] = unsettled.map(name => `${name}: no last word on its spec`);
@@ -326,6 +336,8 @@ async function soak({ cluster, operator, proxy, world, flap }: Scene): Promise<s
     edits: counts.edits,
     faults: counts.faults,
     'missed changes': missed.length,
+    'watches opened': reread.watches - read.watches,
+    'all read anew': reread.fills - read.fills,
     'heap before → after, MiB': `${mib(before.heap)} → ${mib(after.heap)}`,
     'RSS before → after, MiB': `${mib(before.rss)} → ${mib(after.rss)}`,
     'descriptors before → after': `${before.descriptors} → ${after.descriptors}`,
