@@ -123,7 +123,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     namespace: config.namespace,
     signal: watching.signal,
     onError: (resource, error) =>
-      log.warn({ resource, error: describeError(error) }, 'a watch broke; it is opened again'),
+      log.warn({ resource, error: describeError(error) }, 'a watch had trouble; it goes on'),
     observer: reflectorMetrics(registry),
   });
 

@@ -2,9 +2,9 @@
 
 import { createHash } from 'node:crypto';
 import { ANNOTATION, FIELD_MANAGER, type Finding, LABEL, type PersonalConnector } from '../api/connector.ts';
-import { type Declared, keyOf } from '../api/meta.ts';
+import { type Declared, keyOf, type ResourceType } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
-import { ApiError, isConflict, isForbidden, isInvalid, isNotFound } from '../kube/errors.ts';
+import { ApiError, isConflict, isForbidden, isInvalid, isNotFound, isTransient } from '../kube/errors.ts';
 import { takeSpecFields } from '../kube/managed-fields.ts';
 
 import {
@@ -86,9 +86,26 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
     try {
       await send({ uid });
     } catch (error) {
-      // What somebody else wrote beside ours may forbid it: a second kind of volume, a second port of one name.
-      if (!isInvalid(error) || !(await takeSpecFields(client, type, live, FIELD_MANAGER, signal))) throw error;
+      // What somebody else wrote beside ours may be why: a second kind of volume, a second port of one name.
+      if (!isInvalid(error) || !(await isValidAlone(type, object, signal))) throw error;
+      if (!(await takeSpecFields(client, type, live, FIELD_MANAGER, signal))) throw error;
       await send({ uid });
+    }
+  }
+
+  /** Whether the API server would make such an object, if it were not there. */
+  async function isValidAlone(type: ResourceType, object: Declared, signal: AbortSignal): Promise<boolean> {
+    const metadata = {
+      ...object.metadata,
+      name: `${object.metadata.name.slice(0, 50)}-dry-run`,
+      resourceVersion: MUST_NOT_EXIST,
+    };
+    try {
+      await client.apply(type, { ...object, metadata }, { fieldManager: FIELD_MANAGER, dryRun: true }, signal);
+      return true;
+    } catch (error) {
+      if (isTransient(error)) throw error;
+      return false;
     }
   }
 

@@ -113,14 +113,18 @@ export function belongsTo(object: KubeObject, connector: PersonalConnector, labe
   return (
     !ownerReferences.some(({ controller }) => controller) &&
     Object.entries(labels).every(([name, value]) => has[name] === value) &&
-    object.metadata.annotations?.[ANNOTATION.applied] !== undefined
+    // A copy that a person made under another name is not ours.
+    object.metadata.annotations?.[ANNOTATION.applied]?.startsWith(`${object.metadata.name}.`) === true
   );
 }
 
-/** Hash of a declared object, put on it as an annotation: a wish that lost a field then shows as a difference. */
+/**
+ * Name and hash of a declared object, put on it as an annotation: a wish that lost a field then shows as a difference, and
+ * a copy as a copy.
+ */
 export function withHash(object: Declared): Declared {
   const hash = createHash('sha256').update(JSON.stringify(object)).digest('hex').slice(0, 16);
-  const annotations = { ...object.metadata.annotations, [ANNOTATION.applied]: hash };
+  const annotations = { ...object.metadata.annotations, [ANNOTATION.applied]: `${object.metadata.name}.${hash}` };
   return { ...object, metadata: { ...object.metadata, annotations } };
 }
 

@@ -72,6 +72,12 @@ export function statusOf(findings: Findings): PersonalConnectorStatus {
   const asked = 'why' in target && target.why !== 'as before' ? metadata.annotations?.[ANNOTATION.recheck] : undefined;
   const recheck = asked ?? result?.recheck ?? previous?.lastHandledRecheck;
 
+  // What could not be removed yet is found by its name.
+  const left = obstacle?.error === undefined ? undefined : previous?.hosting;
+  const hosting = left
+    ? { ...left, ...progress.hosting, ...(left.service !== undefined && { service: left.service }) }
+    : progress.hosting;
+
   return {
     observedGeneration: generation,
     id: connectorIdentifier({ metadata, spec }),
@@ -89,7 +95,7 @@ export function statusOf(findings: Findings): PersonalConnectorStatus {
         message,
       };
     }),
-    ...(progress.hosting && { hosting: progress.hosting }),
+    ...(hosting && { hosting }),
     ...(server && { server }),
     ...(authorization && { authorization }),
     ...(recheck !== undefined && { lastHandledRecheck: recheck }),

@@ -63,8 +63,9 @@ export function watchChanges(
   });
   for (const { kind } of CHILD_TYPES) {
     children[kind].subscribe(({ previous, current }) => {
-      // Who lost its owner is told by its label.
-      const labelled = current && ownersOf(current).length === 0 ? connectors.byIndex('label', labelOf(current)) : [];
+      // Whose owner is lost is told by the label.
+      const object = current ?? previous;
+      const labelled = object && ownersOf(object).length === 0 ? connectors.byIndex('label', labelOf(object)) : [];
       for (const key of new Set([...[previous, current].flatMap(ownerKeys), ...labelled.map(keyOf)])) {
         enqueue(key, 'high', kind);
       }

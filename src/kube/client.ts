@@ -45,7 +45,7 @@ export interface KubeClient {
   apply<T extends KubeObject>(
     type: ResourceType,
     object: Declared,
-    options: { fieldManager: string; subresource?: 'status' },
+    options: { fieldManager: string; subresource?: 'status'; dryRun?: boolean },
     signal: AbortSignal,
   ): Promise<T>;
   create<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
@@ -93,12 +93,12 @@ export function createClient(transport: Transport, defaults: RequestDefaults = {
       return transport.stream({ method: 'GET', path: `${collection(type, namespace)}?${query(parameters)}`, signal });
     },
 
-    apply: (type, object, { fieldManager, subresource }, signal) => {
+    apply: (type, object, { fieldManager, subresource, dryRun }, signal) => {
       const { namespace, name } = object.metadata;
       const path = `${collection(type, namespace)}/${encodeURIComponent(name)}${subresource ? `/${subresource}` : ''}`;
       return call({
         method: 'PATCH',
-        path: `${path}?${query({ fieldManager, force: 'true' })}`,
+        path: `${path}?${query({ fieldManager, force: 'true', dryRun: dryRun ? 'All' : undefined })}`,
         body: object,
         contentType: 'application/apply-patch+yaml',
         signal,

@@ -27,9 +27,10 @@ export function createConnector(
   tls: buildConnector.BuildOptions,
   opened: Set<ResettingSocket>,
 ): buildConnector.connector {
-  const secure = buildConnector({ ...tls, allowH2: false, timeout: CONNECT_TIMEOUT_MS });
+  const keepAlive = { keepAlive: true, keepAliveInitialDelay: 30_000 };
+  const secure = buildConnector({ ...tls, ...keepAlive, allowH2: false, timeout: CONNECT_TIMEOUT_MS });
   return (options, callback) => {
-    const socket = new ResettingSocket().setNoDelay(true).setKeepAlive(true, 30_000);
+    const socket = new ResettingSocket().setNoDelay(true).setKeepAlive(true, keepAlive.keepAliveInitialDelay);
     opened.add(socket);
     const late = setTimeout(
       () => socket.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1000} s`)),
@@ -54,10 +55,15 @@ export function createConnector(
     socket.once('connect', () => {
       if (options.protocol !== 'https:') return answer(null, socket);
       clearTimeout(late);
-      secure({ ...options, httpSocket: socket }, (...result) => {
-        if (!result[1]) socket.destroy();
-        answer(...result);
-      });
+      try {
+        secure({ ...options, httpSocket: socket }, (...result) => {
+          if (!result[1]) socket.destroy();
+          answer(...result);
+        });
+      } catch (error) {
+        // A client certificate that makes no sense, as while its file is replaced.
+        socket.destroy(error as Error);
+      }
     });
     socket.connect({
       host: options.hostname.replace(/^\[|\]$/g, ''),

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Declared, KubeObject, ResourceType } from '../api/meta.ts';
 import type { KubeClient } from './client.ts';
-import { isConflict, isTransient, retryAfterOf } from './errors.ts';
+import { isConflict, isTransient, NotLeading, retryAfterOf } from './errors.ts';
 
 const EVENTS = {
   group: 'events.k8s.io',
@@ -77,7 +77,9 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
       } catch (error) {
         // The answer to an earlier try was lost: its name is nobody else's.
         if (isConflict(error) && wait !== RETRY_MS[0]) return;
-        if (isLast || signal.aborted || !isTransient(error)) throw error;
+        // A leader whose Lease was deleted makes it again.
+        const mayHelp = isTransient(error) || error instanceof NotLeading;
+        if (isLast || signal.aborted || !mayHelp) throw error;
         const waitMs = Math.max(wait * (1 + Math.random() / 2), retryAfterOf(error));
         await sleep(waitMs, undefined, { signal: AbortSignal.any([signal, flushed]) }).catch(() => {});
       }

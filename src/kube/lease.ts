@@ -148,7 +148,10 @@ export function startElection(options: ElectionOptions): Election {
   /** Writes the Lease as ours. A conflict says that it changed since it was seen. */
   async function hold(): Promise<void> {
     const sentAt = now();
+    const wasThere = lease !== undefined;
     const written = await write(held());
+    // Deleted meanwhile, as the watch has told already.
+    if (wasThere && !lease) return;
     // The watch may have told what came after it.
     if (!lease || isNewer(written.metadata.resourceVersion, lease.metadata.resourceVersion)) see(written);
     // An answer that comes too late, after a stop of the process say, proves nothing any more.

@@ -100,7 +100,10 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
       const page = await client.list<unknown>(type, { ...scope, ...(next && { continue: next }) }, signal);
       if (!Array.isArray(page.items) || typeof page.metadata?.resourceVersion !== 'string')
         throw new Error(`list of ${type.plural}: the answer is no list`);
-      for (const raw of page.items) objects.push(...take(raw));
+      for (const raw of page.items) {
+        const object = take(raw);
+        if (object) objects.push(object);
+      }
       resourceVersion = page.metadata.resourceVersion;
       next = page.metadata.continue;
       progressAt = now();
@@ -157,11 +160,12 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     switch (event.type) {
       case 'ADDED':
       case 'MODIFIED':
-        for (const object of take(event.object)) filling.set(keyOf(object), object);
+      case 'DELETED': {
+        const object = take(event.object);
+        if (object && event.type !== 'DELETED') filling.set(keyOf(object), object);
+        else filling.delete(keyOf(event.object as T));
         return filling;
-      case 'DELETED':
-        for (const object of take(event.object)) filling.delete(keyOf(object));
-        return filling;
+      }
       case 'BOOKMARK':
         if (event.object.metadata.annotations?.[INITIAL_EVENTS_END] !== 'true') return filling;
         fill([...filling.values()], event.object.metadata.resourceVersion, 'watch-list');
@@ -173,17 +177,15 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
 
   function apply(event: WatchEvent<unknown>): void {
     if (event.type === 'ERROR') throw failure(event.object);
-    const objects = event.type === 'BOOKMARK' ? [] : take(event.object);
+    const object = event.type === 'BOOKMARK' ? undefined : take(event.object);
     const resourceVersion = (event.object as Partial<Stored> | null)?.metadata?.resourceVersion ?? '';
     if (!VERSION.test(resourceVersion)) throw new Spoiled(`watch of ${type.plural}: a bookmark without a version`);
     // Within a watch versions only grow (KEP-5504): this server, or its etcd, was set back, or something reorders events.
     if (isNewer(version, resourceVersion))
       throw new Spoiled(`watch of ${type.plural}: version ${resourceVersion} came after ${version}`);
-    if (objects.length === 0) store.progress(resourceVersion);
-    for (const object of objects) {
-      if (event.type === 'DELETED') store.remove(object);
-      else store.upsert(object);
-    }
+    if (event.type === 'BOOKMARK') store.progress(resourceVersion);
+    else if (object && event.type !== 'DELETED') store.upsert(object);
+    else store.remove(event.object as T);
     version = resourceVersion;
   }
 
@@ -200,17 +202,17 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     return event;
   }
 
-  /** The part of a raw object that is kept; nothing of one that is not what its type says, which must not stop the others. */
-  function take(raw: unknown): [T] | [] {
+  /** The part of a raw object that is kept. One that is not what its type says counts as gone; it must not stop the others. */
+  function take(raw: unknown): T | undefined {
     const { metadata } = (raw ?? {}) as { metadata?: Partial<Stored['metadata']> };
     const { namespace, name, uid, resourceVersion } = metadata ?? {};
     if (!name || !uid || !VERSION.test(resourceVersion ?? ''))
       throw new Spoiled(`${type.plural}: an object without a name, UID or version was told`);
     try {
-      return [project(raw)];
+      return project(raw);
     } catch (cause) {
       onError(new Error(`${type.plural}: ${namespace}/${name} makes no sense and is passed over`, { cause }));
-      return [];
+      return undefined;
     }
   }
 

@@ -82,7 +82,7 @@ export function createStore<T extends Stored, I extends string = never>(
 
   function change(key: Key, current: T | undefined): void {
     const placed = place(key, current);
-    const previous = untold.has(key) ? untold.get(key) : placed;
+    const previous = untold.get(key) ?? placed;
     untold.delete(key);
     for (const handler of handlers) handler({ previous, current });
   }

@@ -76,24 +76,31 @@ export function createQueue(
     const earlier = delayed.get(key);
     const until = Math.max(now() + atLeastMs, earlier?.until ?? 0);
     const at = Math.max(until, Math.min(now() + delayMs, earlier?.at ?? Number.POSITIVE_INFINITY));
-    if (at === earlier?.at) return;
+    if (earlier && at === earlier.at) {
+      earlier.until = until;
+      return;
+    }
     clearTimeout(earlier?.timer);
-    const timer = setTimeout(() => {
-      delayed.delete(key);
-      queue.add(key);
-    }, at - now());
+    const timer = setTimeout(
+      () => {
+        delayed.delete(key);
+        queue.add(key);
+      },
+      Math.max(0, at - now()),
+    );
     delayed.set(key, { at, until, timer });
   }
 
   const queue: Queue = {
     add(key, priority = 'high') {
       if (closed) return;
-      const delay = delayed.get(key);
-      if (delay) {
-        if (delay.until > now()) return;
-        clearTimeout(delay.timer);
-        delayed.delete(key);
+      const earlier = delayed.get(key);
+      if (earlier && earlier.until > now()) {
+        delay(key, 0);
+        return;
       }
+      clearTimeout(earlier?.timer);
+      delayed.delete(key);
       if (working.has(key)) {
         if (dirty.get(key) !== 'high') dirty.set(key, priority);
         return;

@@ -78,6 +78,10 @@ it('wherever a walk leads, its end is a fresh apply of its last spec', {
       seed: WALK_SEED ? Number(WALK_SEED) : SEED + lane,
       numRuns: WALKS / LANES,
       ...(WALK_PATH && { path: WALK_PATH }),
+    }).then(why => {
+      // Not only at the end, which may be an hour away.
+      if (why !== undefined) console.error(why);
+      return why;
     }),
   );
   const failed = (await Promise.all(lanes)).filter(why => why !== undefined);

@@ -127,11 +127,12 @@ export function fakeApi() {
     async apply<T extends KubeObject>(
       type: ResourceType,
       object: Declared,
-      { subresource }: { fieldManager: string; subresource?: 'status' },
+      { subresource, dryRun }: { fieldManager: string; subresource?: 'status'; dryRun?: boolean },
     ): Promise<T> {
       const { uid, resourceVersion, ...metadata } = object.metadata;
       const call = `apply ${at(type, object.metadata)}${subresource ? `/${subresource}` : ''}`;
       called(call);
+      if (dryRun) return object as never;
       sent.push(object);
       const there = objects.get(at(type, object.metadata));
       if (!there && (uid !== undefined || subresource)) throw failed(call, subresource ? 404 : 409, 'NotFound');

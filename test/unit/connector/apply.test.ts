@@ -363,11 +363,12 @@ describe('what somebody else wrote beside ours', () => {
     }));
     let refused = 0;
     hooks.before = call => {
-      if (call.startsWith('apply Service') && refused++ === 0) throw failed(call, 422, 'Invalid');
+      if (call === 'apply Service team/clickup' && refused++ === 0) throw failed(call, 422, 'Invalid');
     };
     expect(await act(connector)).toBeUndefined();
     expect(calls).toEqual([
       'apply Service team/clickup',
+      'apply Service team/clickup-dry-run',
       'get Service team/clickup',
       'patch Service team/clickup',
       'apply Service team/clickup',
@@ -391,6 +392,17 @@ describe('what somebody else wrote beside ours', () => {
 });
 
 describe('what the API server refuses', () => {
+  it('for the sake of the spec itself takes nothing away that others wrote beside it', async () => {
+    const { act, calls, edit, hooks, failed, settle } = make();
+    await settle(connector);
+    edit('Service team/clickup', ({ spec }) => ({ spec: { ...spec, type: 'NodePort' } }));
+    hooks.before = call => {
+      if (call.startsWith('apply Service')) throw failed(call, 422, 'Invalid');
+    };
+    expect((await act(connector))?.accepted?.reason).toBe('InvalidSpec');
+    expect(calls).toEqual(['apply Service team/clickup', 'apply Service team/clickup-dry-run']);
+  });
+
   const refuse = async (status: number, message: string) => {
     const { act, hooks } = make();
     hooks.before = () => {

@@ -112,7 +112,7 @@ describe('the hash of a wish', () => {
       metadata: {
         name: 'a',
         namespace: 'n',
-        annotations: { b: '1', 'connectors.aitronos.com/applied': expect.stringMatching(/^[0-9a-f]{16}$/) },
+        annotations: { b: '1', 'connectors.aitronos.com/applied': expect.stringMatching(/^a\.[0-9a-f]{16}$/) },
       },
     });
     expect(object.metadata.annotations).toEqual({ b: '1' });
@@ -164,7 +164,7 @@ const child = (metadata: Partial<KubeObject['metadata']> = {}): Child => ({
 describe('whether an object belongs to a connector', () => {
   const connector = makeConnector('aitronos_built');
   const labels = selectorLabels(connector.metadata);
-  const annotations = { 'connectors.aitronos.com/applied': 'x' };
+  const annotations = { 'connectors.aitronos.com/applied': `${child({}).metadata.name}.x` };
 
   it.each<[string, Partial<KubeObject['metadata']>, boolean]>([
     ['one that it owns', { ownerReferences: [owner()] }, true],
@@ -180,6 +180,11 @@ describe('whether an object belongs to a connector', () => {
     ['one that lost its owner', { labels, annotations }, true],
     ['one that lost its owner and has other labels too', { labels: { ...labels, x: 'y' }, annotations }, true],
     ['one with its labels that the operator never applied', { labels }, false],
+    [
+      'a copy that somebody made under another name',
+      { labels, annotations: { 'connectors.aitronos.com/applied': 'clickup-other.x' } },
+      false,
+    ],
     [
       'one that was made for another connector',
       { labels: { ...labels, 'connectors.aitronos.com/connector': 'jira' }, annotations },

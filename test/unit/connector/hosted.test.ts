@@ -11,7 +11,7 @@ function plan(spec: Partial<PersonalConnectorSpec> = {}, policy: PolicyInput = {
   return hosted.plan(makeConnector('aitronos_built', spec, { metadata: { name } }), makeContext(policy));
 }
 
-const HASH = { 'connectors.aitronos.com/applied': expect.stringMatching(/^[0-9a-f]{16}$/) };
+const HASH = { 'connectors.aitronos.com/applied': expect.stringMatching(/^(clickup|my-service)\.[0-9a-f]{16}$/) };
 
 const OWNERS = (name: string) => [
   {

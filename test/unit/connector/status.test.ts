@@ -141,6 +141,16 @@ describe('the whole status', () => {
     });
   });
 
+  it('names what is there yet as long as something stands in the way: it is found by its name later', () => {
+    const status = { hosting: { ...HOSTING, service: 'old' } };
+    const error = new Error('503');
+    const progress = hostedProgress();
+    expect(find({ status, obstacle: { error }, plan: REMOTE }).hosting).toEqual(status.hosting);
+    expect(find({ status, obstacle: { error }, progress }).hosting?.service).toBe('old');
+    expect(find({ status, progress }).hosting?.service).toBe('clickup');
+    expect(find({ status, plan: REMOTE })).not.toHaveProperty('hosting');
+  });
+
   it('of a spec that is not accepted', () => {
     const message = 'spec.connectorId "x" is not in the catalog';
     const plan: Plan = {

@@ -186,6 +186,7 @@ describe('an Event that the API server does not take', () => {
     ['500', answer(500)],
     ['503', answer(503)],
     ['504', answer(504)],
+    ['the lack of leadership', new NotLeading('not sent')],
   ])(
     'because of %s is tried again under the same name after 1, 4 and 15 s, and given up then',
     async (_what, error) => {
@@ -224,7 +225,6 @@ describe('an Event that the API server does not take', () => {
     ['404', answer(404)],
     ['409 at the first try', answer(409)],
     ['422', answer(422)],
-    ['the lack of leadership', new NotLeading('not sent')],
   ])('because of %s is reported at once and not tried again', async (_what, error) => {
     const { tries, errors } = await tryAgainst([error]);
     expect([tries, errors]).toEqual([[0], [error]]);

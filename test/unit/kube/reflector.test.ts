@@ -471,12 +471,12 @@ describe('what makes no sense', () => {
     await stop(fake);
   });
 
-  it('as an object that is not what its type says is told of and passed over; it does not stop what comes after', async () => {
+  it('as an object that is not what its type says is told of and counts as gone; it does not stop what comes after', async () => {
     const fake = await startWatching();
     const poison = thing('b', 9, 'poison');
     fake.last().push(line('ADDED', poison), line('DELETED', poison), line('ADDED', thing('c', 10)));
     await settle();
-    expect([fake.store, fake.calls]).toEqual([['progress 9', 'progress 9', 'upsert c@10'], []]);
+    expect([fake.store, fake.calls]).toEqual([['remove b@9', 'remove b@9', 'upsert c@10'], []]);
     expect(new Set(fake.errors)).toEqual(new Set(['things: n/b makes no sense and is passed over']));
     await stop(fake);
   });

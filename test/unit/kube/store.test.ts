@@ -144,6 +144,15 @@ describe('a change of somebody else that came with what we wrote', () => {
     expect(told).toEqual(['a ->1', 'a 1>3']);
   });
 
+  it('is told when it is the end of what we made, before any watch told of that', () => {
+    const { store, told } = make();
+    store.written(thing('a', 3));
+    store.replace([], '4');
+    store.written(thing('b', 5));
+    store.remove(thing('b', 6));
+    expect(told).toEqual(['a 3>-', 'b 5>-']);
+  });
+
   it('is told after several writes as one change', () => {
     const { store, told } = make();
     store.upsert(thing('a', 1));

@@ -543,6 +543,22 @@ describe('the CA of the API server', () => {
     await expect(transport.call({ method: 'GET', path: '/x', signal: live() })).rejects.toThrow(/certificate/);
   });
 
+  it('fails the call and not the process when a client certificate makes no sense, as while its file is replaced', async () => {
+    const server = await startHttps(createAuthority('one'));
+    closing.push(() => stop(server));
+    const kubeConfig = new KubeConfig();
+    const nonsense = Buffer.from('-----BEGIN').toString('base64');
+    kubeConfig.loadFromOptions({
+      ...userOf({ certData: nonsense, keyData: nonsense }),
+      clusters: [
+        { name: 'c', server: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, skipTLSVerify: true },
+      ],
+    });
+    const transport = createTransport(kubeConfig, { userAgent: 'x' });
+    closing.push(transport.close);
+    await expect(transport.call({ method: 'GET', path: '/x', signal: live() })).rejects.toThrow(/PEM|start line/i);
+  });
+
   it.each(['http', 'https'])('is not waited for when nobody listens (%s): the call fails at once', async scheme => {
     const transport = connectTo(`${scheme}://127.0.0.1:${await closedPort()}`);
     const start = performance.now();
