@@ -14,6 +14,7 @@ import {
   type ChildKind,
   type ChildStores,
   holds,
+  isOverruled,
   ownersOf,
   podIndex,
   projectChild,
@@ -62,18 +63,20 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
   async function apply(connector: PersonalConnector, { type, object }: Desired, signal: AbortSignal): Promise<void> {
     const store = stores[type.kind as ChildKind];
     const project = projectChild(type);
-    const send = async (precondition: { uid: string } | { resourceVersion: string }): Promise<void> => {
+    const send = async (precondition: { uid: string } | { resourceVersion: string }): Promise<Child> => {
       const intent: Declared = { ...object, metadata: { ...object.metadata, ...precondition } };
       const child = project(await client.apply(type, intent, { fieldManager: FIELD_MANAGER }, signal));
       store.written(child);
       if (holds(child, object)) futile.delete(child.metadata.uid);
       else futile.set(child.metadata.uid, fingerprint(object, child));
+      return child;
     };
 
     let live = store.get(keyOf(object));
     if (!live) {
       try {
-        return await send({ resourceVersion: MUST_NOT_EXIST });
+        await send({ resourceVersion: MUST_NOT_EXIST });
+        return;
       } catch (error) {
         if (!isConflict(error)) throw error;
         // It is there although no watch told: either foreign, or ours and lacking its labels, or made just now.
@@ -83,14 +86,16 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
     if (!belongsTo(live, connector, selectorLabels(connector.metadata))) throw new NameTaken(live);
     if (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(object, live)) return;
     const { uid } = live.metadata;
+    let refused: unknown;
     try {
-      await send({ uid });
+      if (!isOverruled(await send({ uid }), object)) return;
     } catch (error) {
       // What somebody else wrote beside ours may be why: a second kind of volume, a second port of one name.
       if (!isInvalid(error) || !(await isValidAlone(type, object, signal))) throw error;
-      if (!(await takeSpecFields(client, type, live, FIELD_MANAGER, signal))) throw error;
-      await send({ uid });
+      refused = error;
     }
+    if (await takeSpecFields(client, type, live, FIELD_MANAGER, signal)) await send({ uid });
+    else if (refused !== undefined) throw refused;
   }
 
   /** Whether the API server would make such an object, if it were not there. */

@@ -145,17 +145,33 @@ export function holds(live: unknown, declared: unknown): boolean {
   }
   if (declared !== null && typeof declared === 'object') {
     if (live === null || typeof live !== 'object') return false;
+    if (isOverruled(live, declared)) return false;
     return Object.entries(declared).every(([key, value]) => {
-      // The API server leaves out an empty map or list that says nothing.
-      const found = (live as Record<string, unknown>)[key] ?? (isEmpty(value) ? value : undefined);
+      // The API server leaves out an empty map or list, and an empty variable, that says nothing.
+      const isUnsaid = isEmpty(value) || (key === 'value' && value === '');
+      const found = (live as Record<string, unknown>)[key] ?? (isUnsaid ? value : undefined);
       return ATOMIC.has(key) ? isDeepStrictEqual(found, value) : holds(found, value);
     });
   }
   return live === declared;
 }
 
+/**
+ * Whether a live object says in a second way what a declared one says, anywhere in it, and so that the other way counts:
+ * `valueFrom` beside an empty `value`. The API server refuses all else of that kind.
+ */
+export function isOverruled(live: unknown, declared: unknown): boolean {
+  if (!isObject(live) || !isObject(declared)) return false;
+  if ('value' in declared && live.valueFrom !== undefined) return true;
+  return Object.entries(declared).some(([key, value]) => isOverruled(live[key], value));
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return value !== null && typeof value === 'object';
+}
+
 function isEmpty(value: unknown): boolean {
-  return value !== null && typeof value === 'object' && Object.keys(value).length === 0;
+  return isObject(value) && Object.keys(value).length === 0;
 }
 
 type Raw = KubeObject & { spec?: object; status?: object };

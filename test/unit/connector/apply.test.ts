@@ -392,6 +392,17 @@ describe('what somebody else wrote beside ours', () => {
 });
 
 describe('what the API server refuses', () => {
+  it('although it would take it alone, and nobody wrote anything beside it, is reported', async () => {
+    const { act, calls, edit, hooks, failed, settle } = make();
+    await settle(connector);
+    edit('Service team/clickup', ({ spec }) => ({ spec: { ...spec, type: 'NodePort' } }));
+    hooks.before = call => {
+      if (call === 'apply Service team/clickup') throw failed(call, 422, 'Invalid');
+    };
+    expect((await act(connector))?.accepted?.reason).toBe('InvalidSpec');
+    expect(calls.slice(1)).toEqual(['apply Service team/clickup-dry-run', 'get Service team/clickup']);
+  });
+
   it('for the sake of the spec itself takes nothing away that others wrote beside it', async () => {
     const { act, calls, edit, hooks, failed, settle } = make();
     await settle(connector);

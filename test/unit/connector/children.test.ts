@@ -8,6 +8,7 @@ import {
   createPodStore,
   DEPLOYMENTS,
   holds,
+  isOverruled,
   ownersOf,
   podIndex,
   projectChild,
@@ -159,6 +160,19 @@ const child = (metadata: Partial<KubeObject['metadata']> = {}): Child => ({
     creationTimestamp: CREATED,
     ...metadata,
   },
+});
+
+describe('a variable', () => {
+  it.each<[string, object, object, boolean, boolean]>([
+    ['is as declared', { name: 'A', value: 'x' }, { name: 'A', value: 'x' }, true, false],
+    ['that is empty is left out by the API server', { name: 'A' }, { name: 'A', value: '' }, true, false],
+    ['has another value', { name: 'A', value: 'y' }, { name: 'A', value: '' }, false, false],
+    ['is taken from elsewhere instead', { name: 'A', valueFrom: {} }, { name: 'A', value: '' }, false, true],
+    ['is from elsewhere, as declared', { name: 'A', valueFrom: {} }, { name: 'A', valueFrom: {} }, true, false],
+  ])('that %s', (_what, live, declared, held, overruled) => {
+    expect(holds({ env: [live] }, { env: [declared] })).toBe(held);
+    expect(isOverruled({ env: [live] }, { env: [declared] })).toBe(overruled);
+  });
 });
 
 describe('whether an object belongs to a connector', () => {
