@@ -428,7 +428,7 @@ it.concurrent('once all is settled, nothing of ours is ever written again while 
       'probe interval, s': intervalSeconds,
       'requests of probes': server.requests.length - probed,
       writes: since.filter(isWrite).length,
-      'other requests': since.filter(({ verb }) => verb !== 'watch').length,
+      'looks at a taken name': since.filter(({ verb }) => verb !== 'watch').length,
     },
   });
 });

@@ -176,7 +176,13 @@ export async function untilAsFresh(
   await cluster.applyConnector(twin, specOf(twin));
   let expected: Snapshot;
   try {
-    await untilSnapshot(cluster, twin, isSettled, { what: 'a fresh connector to settle', timeoutMs });
+    const settled = () => untilSnapshot(cluster, twin, isSettled, { what: 'a fresh connector to settle', timeoutMs });
+    const { server } = (await settled()).connector?.status ?? {};
+    if (server && server.toolCount === undefined) {
+      // On a busy machine the list of tools may come too late for the first probe; the next one is minutes away.
+      await cluster.applyConnector(twin, specOf(twin), { [ANNOTATION.recheck]: 'for its tools' });
+      await settled();
+    }
     // The status may have come before a child that it speaks of: each has a watch of its own.
     expected = comparable(await snapshot(cluster, twin));
   } finally {

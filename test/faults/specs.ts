@@ -19,7 +19,13 @@ export function policyFor({ ports }: World): PolicyInput {
   return {
     catalog: {
       jira: { image: 'example.com/jira', defaultVersion: '1.0.0', port: ports[0], env: { B: '2', A: '1' } },
-      teams: { image: 'example.com/teams', defaultVersion: '3.1.0', port: ports[1], args: ['--stateless'] },
+      teams: {
+        image: 'example.com/teams',
+        defaultVersion: '3.1.0',
+        port: ports[1],
+        env: { A: '1' },
+        args: ['--stateless'],
+      },
     },
     allowedImages: ['example.com/*'],
     addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
