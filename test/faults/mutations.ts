@@ -65,8 +65,8 @@ const MUTATIONS: Mutation[] = [
   {
     title: 'children are made over what is there',
     file: 'src/connector/apply.ts',
-    from: 'return await send({ resourceVersion: MUST_NOT_EXIST });',
-    to: 'return await send({} as never);',
+    from: 'await send({ resourceVersion: MUST_NOT_EXIST });',
+    to: 'await send({} as never);',
     suite: 'errors',
     tests: 'Service of somebody',
   },
@@ -123,6 +123,10 @@ const MUTATIONS: Mutation[] = [
 const root = dirname(dirname(import.meta.dirname));
 const words = process.argv.slice(2).filter(arg => arg !== '--');
 const chosen = MUTATIONS.filter(({ title }) => words.length === 0 || words.some(word => title.includes(word)));
+for (const { file, from } of MUTATIONS) {
+  const count = readFileSync(join(root, file), 'utf8').split(from).length - 1;
+  if (count !== 1) throw new Error(`${file}: ${JSON.stringify(from)} is there ${count} times and not once`);
+}
 const dir = mkdtempSync(join(tmpdir(), 'pco-mutations-'));
 const unnoticed: string[] = [];
 const figures: string[] = [];
@@ -148,7 +152,6 @@ function run({ file, from, to, suite, tests }: Mutation): string | undefined {
   cpSync(root, copy, { recursive: true, filter: source => !left.has(basename(source)) });
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
   const source = readFileSync(join(root, file), 'utf8');
-  if (source.split(from).length !== 2) throw new Error(`${file}: ${JSON.stringify(from)} is not there once`);
   const broken = source.replace(from, () => to);
   // What does not compile would be noticed by anything.
   transformSync(broken, { loader: 'ts' });
