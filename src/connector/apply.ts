@@ -15,8 +15,8 @@ import {
   type ChildStores,
   holds,
   isOverruled,
+  labelIndex,
   ownersOf,
-  podIndex,
   projectChild,
 } from './children.ts';
 import { selectorLabels } from './names.ts';
@@ -137,7 +137,7 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
   function watched(kind: ChildKind, connector: PersonalConnector): Child[] {
     const { namespace, uid } = connector.metadata;
     const labels = selectorLabels(connector.metadata);
-    const labelled = stores[kind].byIndex('connector', podIndex(namespace, labels[LABEL.connector]));
+    const labelled = stores[kind].byIndex('connector', labelIndex(namespace, labels[LABEL.connector]));
     const ours = labelled.filter(child => belongsTo(child, connector, labels));
     return [...new Set([...stores[kind].byIndex('owner', uid), ...ours])];
   }

@@ -78,20 +78,22 @@ export function createChildStores(): ChildStores {
   const store = (): ChildStore =>
     createStore<Child, 'owner' | 'connector'>({
       owner: child => ownersOf(child).map(({ uid }) => uid),
-      connector: labelIndex,
+      connector: child => [connectorIndex(child)],
     });
   return { Deployment: store(), Service: store(), NetworkPolicy: store() };
 }
 
 export function createPodStore(): PodStore {
-  return createStore<Pod, 'connector'>({ connector: labelIndex });
+  return createStore<Pod, 'connector'>({ connector: pod => [connectorIndex(pod)] });
 }
 
-function labelIndex({ metadata: { namespace, labels } }: KubeObject): string[] {
-  return [podIndex(namespace, labels?.[LABEL.connector])];
+/** Under what a child or a Pod is found in the index `connector`: what its labels say it was made for. */
+export function connectorIndex({ metadata: { namespace, labels } }: Pick<KubeObject, 'metadata'>): string {
+  return labelIndex(namespace, labels?.[LABEL.connector]);
 }
 
-export function podIndex(namespace: string, label: string | undefined): string {
+/** The same by the label's value. */
+export function labelIndex(namespace: string, label: string | undefined): string {
   return `${namespace}/${label ?? ''}`;
 }
 
@@ -145,7 +147,7 @@ export function holds(live: unknown, declared: unknown): boolean {
   }
   if (declared !== null && typeof declared === 'object') {
     if (live === null || typeof live !== 'object') return false;
-    if (isOverruled(live, declared)) return false;
+    if (saysOtherwise(live, declared)) return false;
     return Object.entries(declared).every(([key, value]) => {
       // The API server leaves out an empty map or list, and an empty variable, that says nothing.
       const isUnsaid = isEmpty(value) || (key === 'value' && value === '');
@@ -156,13 +158,18 @@ export function holds(live: unknown, declared: unknown): boolean {
   return live === declared;
 }
 
+/** The same of these objects alone, not of what is in them. */
+function saysOtherwise(live: object, declared: object): boolean {
+  return 'value' in declared && 'valueFrom' in live && live.valueFrom !== undefined;
+}
+
 /**
  * Whether a live object says in a second way what a declared one says, anywhere in it, and so that the other way counts:
  * `valueFrom` beside an empty `value`. The API server refuses all else of that kind.
  */
 export function isOverruled(live: unknown, declared: unknown): boolean {
   if (!isObject(live) || !isObject(declared)) return false;
-  if ('value' in declared && live.valueFrom !== undefined) return true;
+  if (saysOtherwise(live, declared)) return true;
   return Object.entries(declared).some(([key, value]) => isOverruled(live[key], value));
 }
 

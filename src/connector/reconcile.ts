@@ -9,7 +9,7 @@ import type { ProbeScheduler } from '../probe/schedule.ts';
 import type { Outcome } from '../runtime/controller.ts';
 import { checkIdentifier } from './accept.ts';
 import { createApplier, type Obstacle } from './apply.ts';
-import { type Deployment, podIndex, projectConnector } from './children.ts';
+import { type Deployment, labelIndex, projectConnector } from './children.ts';
 import { labelValue } from './names.ts';
 import type { Context, Observed, Plan } from './plan.ts';
 import { differs, eventsOf, statusOf, stillStands } from './status.ts';
@@ -97,7 +97,7 @@ export function createReconciler({
       deployment: Deployment.byIndex('owner', metadata.uid)[0] as Deployment | undefined,
       // While it moves to another name there are two.
       service: services.find(({ metadata: { name } }) => name === service) ?? services[0],
-      pods: stores.pods.byIndex('connector', podIndex(metadata.namespace, labelValue(metadata.name))),
+      pods: stores.pods.byIndex('connector', labelIndex(metadata.namespace, labelValue(metadata.name))),
     };
   }
 

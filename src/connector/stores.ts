@@ -1,6 +1,6 @@
 /** The caches that reconciles read, and which connectors a change in them concerns. */
 
-import { LABEL, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
+import { PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
 import { type Key, type KubeObject, keyOf } from '../api/meta.ts';
 import type { KubeClient, Scope } from '../kube/client.ts';
 import { type Reflector, type ReflectorObserver, startReflector } from '../kube/reflector.ts';
@@ -10,12 +10,13 @@ import {
   CHILD_SELECTOR,
   CHILD_TYPES,
   type ChildStores,
+  connectorIndex,
   createChildStores,
   createPodStore,
+  labelIndex,
   ownersOf,
   PODS,
   type PodStore,
-  podIndex,
   projectChild,
   projectConnector,
   projectPod,
@@ -34,7 +35,7 @@ export function createStores(): Stores {
   return {
     connectors: createStore<PersonalConnector, 'id' | 'label'>({
       id: ({ spec }) => (spec.id === undefined ? [] : [spec.id]),
-      label: ({ metadata }) => [podIndex(metadata.namespace, labelValue(metadata.name))],
+      label: ({ metadata }) => [labelIndex(metadata.namespace, labelValue(metadata.name))],
     }),
     children: createChildStores(),
     pods: createPodStore(),
@@ -65,7 +66,8 @@ export function watchChanges(
     children[kind].subscribe(({ previous, current }) => {
       // Whose owner is lost is told by the label.
       const object = current ?? previous;
-      const labelled = object && ownersOf(object).length === 0 ? connectors.byIndex('label', labelOf(object)) : [];
+      const labelled =
+        object && ownersOf(object).length === 0 ? connectors.byIndex('label', connectorIndex(object)) : [];
       for (const key of new Set([...[previous, current].flatMap(ownerKeys), ...labelled.map(keyOf)])) {
         enqueue(key, 'high', kind);
       }
@@ -74,12 +76,9 @@ export function watchChanges(
   pods.subscribe(({ previous, current }) => {
     const pod = current ?? previous;
     if (!pod) return;
-    for (const connector of connectors.byIndex('label', labelOf(pod))) enqueue(keyOf(connector), 'high', PODS.kind);
+    for (const connector of connectors.byIndex('label', connectorIndex(pod)))
+      enqueue(keyOf(connector), 'high', PODS.kind);
   });
-}
-
-function labelOf({ metadata: { namespace, labels } }: KubeObject): string {
-  return podIndex(namespace, labels?.[LABEL.connector]);
 }
 
 function ownerKeys(object: KubeObject | undefined): Key[] {

@@ -52,7 +52,12 @@ export interface KubeClient {
   /** Replaces an object whole. Throws a conflict unless its `metadata.resourceVersion` is still the newest. */
   replace<T extends KubeObject>(type: ResourceType, object: Declared, signal: AbortSignal): Promise<T>;
   /** Applies a JSON merge patch. Throws a conflict unless its `metadata.resourceVersion`, where given, is the newest. */
-  patch<T extends KubeObject>(type: ResourceType, object: KubeObject, patch: object, signal: AbortSignal): Promise<T>;
+  patch<T extends KubeObject>(
+    type: ResourceType,
+    at: { namespace: string; name: string },
+    patch: object,
+    signal: AbortSignal,
+  ): Promise<T>;
   /**
    * Deletes the object with this UID and no other, or only if it is still as it was read (`unchanged`); its dependents
    * are collected in the background.
@@ -114,7 +119,7 @@ export function createClient(transport: Transport, defaults: RequestDefaults = {
       return call({ method: 'PUT', path, body: object, signal });
     },
 
-    patch: (type, { metadata: { namespace, name } }, body, signal) =>
+    patch: (type, { namespace, name }, body, signal) =>
       call({
         method: 'PATCH',
         path: `${collection(type, namespace)}/${encodeURIComponent(name)}`,

@@ -49,7 +49,7 @@ export async function takeSpecFields(
   if (!taken) return false;
   const entry = { manager: fieldManager, operation: 'Apply', apiVersion: apiVersionOf(type), fieldsType: 'FieldsV1' };
   const patch = { metadata: { resourceVersion, managedFields: [...rest, { ...entry, fieldsV1: ours }] } };
-  await client.patch(type, live, patch, signal);
+  await client.patch(type, live.metadata, patch, signal);
   return true;
 }
 

@@ -51,11 +51,11 @@ export interface TransportOptions {
   now?: () => number;
 }
 
-interface Connection {
-  calls: Dispatcher;
-  watches: Dispatcher;
-  /** Renewals of the Lease do not wait behind other calls. */
-  unfenced: Dispatcher;
+/** Each has connections of its own: renewals of the Lease (unfenced) do not wait behind other calls. */
+const LANES = ['calls', 'watches', 'unfenced'] as const;
+type Lane = (typeof LANES)[number];
+
+interface Connection extends Record<Lane, Dispatcher> {
   headers: Record<string, string>;
   /** The TLS material in use, to see when it changed. */
   tls: string;
@@ -113,7 +113,7 @@ export function createTransport(
       readAt: now(),
     };
     // Graceful: what is under way ends first. Watches of the retired agent end by their own time limit.
-    for (const kind of ['calls', 'watches', 'unfenced'] as const) void retired?.[kind].close();
+    for (const lane of LANES) void retired?.[lane].close();
     return next;
   }
 
@@ -134,11 +134,11 @@ export function createTransport(
     if (current?.readAt === used.readAt) current.readAt = Number.NEGATIVE_INFINITY;
   }
 
-  async function send(request: ApiRequest, kind: 'calls' | 'watches' | 'unfenced', signal: AbortSignal, again = false) {
+  async function send(request: ApiRequest, lane: Lane, signal: AbortSignal, again = false) {
     const used = await within(signal, connection());
     const response = await within(
       signal,
-      used[kind].request({
+      used[lane].request({
         origin,
         path: prefix + request.path,
         method: request.method,
@@ -159,7 +159,7 @@ export function createTransport(
       distrust(used);
       // Nothing was done for a request that was turned away at the door.
       const fresh = again ? used : await within(signal, connection());
-      if (fresh.headers.authorization !== used.headers.authorization) return send(request, kind, signal, true);
+      if (fresh.headers.authorization !== used.headers.authorization) return send(request, lane, signal, true);
     }
     const retryAfter = response.headers['retry-after'];
     throw new ApiError(
@@ -173,8 +173,8 @@ export function createTransport(
   return {
     async call<T>(request: ApiRequest): Promise<T> {
       const deadline = AbortSignal.timeout(request.timeoutMs ?? CALL_TIMEOUT_MS);
-      const kind = request.unfenced ? 'unfenced' : 'calls';
-      const body = await send(request, kind, AbortSignal.any([request.signal, deadline]));
+      const lane = request.unfenced ? 'unfenced' : 'calls';
+      const body = await send(request, lane, AbortSignal.any([request.signal, deadline]));
       try {
         return (await body.json()) as T;
       } catch (cause) {
@@ -190,7 +190,7 @@ export function createTransport(
       closed = true;
       const closing = current;
       current = undefined;
-      const ended = Promise.all([closing?.calls.destroy(), closing?.watches.destroy(), closing?.unfenced.destroy()]);
+      const ended = Promise.all(LANES.map(lane => closing?.[lane].destroy()));
       // undici waits for connections that are being made.
       for (const socket of sockets) socket.destroy();
       await ended;

@@ -45,7 +45,8 @@ export function startController(options: ControllerOptions): { done: Promise<voi
       return 'requeue_after';
     } catch (error) {
       if (signal.aborted) return 'error';
-      onError(key, error, queue.retry(key, retryAfter?.(error)));
+      const failures = queue.retry(key, retryAfter?.(error));
+      onError(key, error, failures);
       return 'error';
     }
   }

@@ -7,7 +7,7 @@ import { messageOf } from '../cluster/process.ts';
 import { createSandbox, type Sandbox } from '../support/kube.ts';
 import { startMcp, type TestServer } from '../support/servers.ts';
 import { note } from './figures.ts';
-import { buildOperator, type Executable, type OperatorProcess } from './process.ts';
+import { buildOperator, type Executable, lastWords, type OperatorProcess } from './process.ts';
 import { type Call, dropAfter, dropBefore, type FaultProxy, startProxy } from './proxy.ts';
 import { childrenOf, childrenWritten, inTurn, nthWrite, untilGone, untilSame, untilSettled } from './settled.ts';
 import { differences, type Snapshot, snapshot } from './snapshot.ts';
@@ -134,9 +134,15 @@ async function live(scenario: Scenario, crash?: Crash, expected?: Outcome): Prom
   };
   /** Waits for the end of a change and of all work for it. */
   const settle = async (operator: OperatorProcess, end?: Snapshot): Promise<void> => {
-    if (end) await untilSame(cluster, NAME, end);
-    else if ((await snapshot(cluster, NAME)).connector) await untilSettled(cluster, NAME);
-    else await untilGone(cluster, NAME);
+    try {
+      if (end) await untilSame(cluster, NAME, end);
+      else if ((await snapshot(cluster, NAME)).connector) await untilSettled(cluster, NAME);
+      else await untilGone(cluster, NAME);
+    } catch (error) {
+      throw new Error(`${messageOf(error)}\nThe operator's last words:\n${lastWords(operator.lines)}`, {
+        cause: error,
+      });
+    }
     await operator.idle();
   };
   const operator = await start();
@@ -168,7 +174,7 @@ async function live(scenario: Scenario, crash?: Crash, expected?: Outcome): Prom
     // Once more, and from the API server itself: the last operator has ended, so this is how it stays.
     found: await snapshot(cluster, NAME),
     writes: writes(),
-    ...(await childrenWritten(cluster, inject('auditLog'))),
+    ...childrenWritten(cluster, inject('auditLog')),
     ...(killedAt && { killedAt }),
   };
 }

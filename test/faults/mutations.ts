@@ -49,8 +49,8 @@ const MUTATIONS: Mutation[] = [
   {
     title: 'what failed is not tried again',
     file: 'src/runtime/controller.ts',
-    from: 'onError(key, error, queue.retry(key, retryAfter?.(error)));',
-    to: 'onError(key, error, 1);',
+    from: 'const failures = queue.retry(key, retryAfter?.(error));',
+    to: 'const failures = 1;',
     suite: 'http',
     tests: 'HTTP 503',
   },
@@ -92,7 +92,7 @@ const MUTATIONS: Mutation[] = [
     from: 'mayWrite: () => isLeader()',
     to: 'mayWrite: () => true',
     suite: 'leader',
-    tests: 'writes nothing',
+    tests: 'sends nothing afterwards',
   },
   {
     title: 'owners are told apart by name and not by UID',

@@ -150,7 +150,8 @@ async function startProcess(
     const { promise, resolve, reject } = Promise.withResolvers<LogLine>();
     const look = (line: LogLine | undefined): void => {
       if (line?.msg.includes(text)) resolve(line);
-      else if (!line) reject(new Error(`the operator ended without saying ${JSON.stringify(text)}:\n${said(lines)}`));
+      else if (!line)
+        reject(new Error(`the operator ended without saying ${JSON.stringify(text)}:\n${lastWords(lines)}`));
       else return;
       waiting.delete(look);
     };
@@ -203,7 +204,7 @@ function parseMetrics(text: string): Map<string, number> {
   return new Map(rows.map(row => [row.slice(0, row.lastIndexOf(' ')), Number(row.slice(row.lastIndexOf(' ') + 1))]));
 }
 
-function said(lines: readonly LogLine[]): string {
+export function lastWords(lines: readonly LogLine[]): string {
   return lines
     .slice(-20)
     .map(line => JSON.stringify(line))

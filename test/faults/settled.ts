@@ -5,7 +5,6 @@ import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/conne
 import type { ResourceType } from '../../src/api/meta.ts';
 import { CHILD_TYPES } from '../../src/connector/children.ts';
 import { createLimiter } from '../../src/probe/limiter.ts';
-import { until } from '../cluster/process.ts';
 import { operatorRequests } from '../support/audit.ts';
 import type { Sandbox } from '../support/kube.ts';
 import { LONG } from './figures.ts';
@@ -68,20 +67,13 @@ export async function untilHit(...rules: Rule[]): Promise<void> {
 }
 
 /** Changes an object as a person would who knows nothing of the operator: a JSON merge patch. */
-export async function patchObject(
-  { transport, namespace, signal }: Sandbox,
-  { group, version, plural }: ResourceType,
+export function patchObject(
+  { client, namespace, signal }: Sandbox,
+  type: ResourceType,
   name: string,
   body: object,
-): Promise<void> {
-  const root = group === '' ? `/api/${version}` : `/apis/${group}/${version}`;
-  await transport.call({
-    method: 'PATCH',
-    path: `${root}/namespaces/${namespace}/${plural}/${name}?fieldManager=somebody`,
-    body,
-    contentType: 'application/merge-patch+json',
-    signal,
-  });
+): Promise<unknown> {
+  return client.patch(type, { namespace, name }, body, signal);
 }
 
 /** The children of a snapshot in words, such as `Service <name>-new`. */
@@ -112,15 +104,8 @@ export function nthWrite(number: number): (call: Call) => boolean {
 }
 
 /** What the operator made and removed of children in a namespace, by the API server's audit log. */
-export async function childrenWritten(
-  cluster: Sandbox,
-  auditLog: string,
-): Promise<{ created: number; deleted: number }> {
-  // The API server may just be writing a line that speaks of somebody else.
-  const requests = await until('a whole audit log', () => operatorRequests(auditLog, cluster.namespace), {
-    signal: cluster.signal,
-    timeoutMs: 30_000,
-  });
+export function childrenWritten(cluster: Sandbox, auditLog: string): { created: number; deleted: number } {
+  const requests = operatorRequests(auditLog, cluster.namespace);
   const children = requests.filter(({ resource }) => CHILD_TYPES.some(({ plural }) => plural === resource));
   return {
     // A server-side apply says whether it made what it applied.

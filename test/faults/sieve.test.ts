@@ -587,7 +587,7 @@ describe('intermediate states: an operator that died between the writes of one c
     expect((await next.terminate()).code).toBe(0);
     const found = await snapshot(cluster, NAME);
     expect(differences(found, expected)).toEqual([]);
-    const { created, deleted } = await childrenWritten(cluster, inject('auditLog'));
+    const { created, deleted } = childrenWritten(cluster, inject('auditLog'));
     // Nothing was made for nothing, and nothing is left over.
     expect(created - deleted).toBe(found.children.length);
     return rule.hits.length > 0;

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import type { HostingSpec, PersonalConnectorSpec } from '../../src/api/generated.ts';
 import { DEPLOYMENTS, NETWORK_POLICIES, SERVICES } from '../../src/connector/children.ts';
 import type { PolicyInput } from '../../src/connector/policy.ts';
+import { closedPort, startMcp, startStatic } from '../support/servers.ts';
 
 /** What a spec needs to know to name servers that are there: ports on the loopback address. */
 export interface World {
@@ -12,6 +13,20 @@ export interface World {
   web: number;
   /** Nothing listens here. */
   closed: number;
+}
+
+/** Starts the servers of a world. */
+export async function startWorld(): Promise<{ world: World; close(): Promise<unknown> }> {
+  const [first, second, web, closed] = await Promise.all([
+    startMcp({ name: 'first' }),
+    startMcp({ name: 'second', tools: ['gamma'] }),
+    startStatic(200, { 'content-type': 'text/html' }, '<html></html>'),
+    closedPort(),
+  ]);
+  return {
+    world: { ports: [first.port, second.port], web: web.port, closed },
+    close: () => Promise.all([first, second, web].map(server => server.close())),
+  };
 }
 
 /** The operator's settings under which the specs below mean what they say. */

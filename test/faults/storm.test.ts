@@ -7,12 +7,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
 import { createSandbox, type Sandbox } from '../support/kube.ts';
-import { closedPort, startMcp, startStatic, type TestServer } from '../support/servers.ts';
 import { LONG, note } from './figures.ts';
 import { buildOperator, type Executable, type OperatorProcess } from './process.ts';
 import { type FaultProxy, type Passed, startProxy } from './proxy.ts';
 import { untilAsFresh } from './snapshot.ts';
-import { policyFor, type SpecChoice, spec, specOf, type World } from './specs.ts';
+import { policyFor, type SpecChoice, spec, specOf, startWorld, type World } from './specs.ts';
 
 const SEED = Number(process.env.STORM_SEED ?? 20_261_122);
 const CONNECTORS = LONG ? 300 : 100;
@@ -24,23 +23,17 @@ const PATIENCE_MS = 120_000;
 let cluster: Sandbox;
 let executable: Executable;
 let world: World;
-const open: TestServer[] = [];
+let servers: Awaited<ReturnType<typeof startWorld>>;
 beforeAll(async () => {
-  const [first, second, web, closed] = await Promise.all([
-    startMcp({ name: 'first' }),
-    startMcp({ name: 'second', tools: ['gamma'] }),
-    startStatic(200, { 'content-type': 'text/html' }, '<html></html>'),
-    closedPort(),
-  ]);
-  open.push(first, second, web);
-  world = { ports: [first.port, second.port], web: web.port, closed };
+  servers = await startWorld();
+  world = servers.world;
   cluster = await createSandbox(inject('kubeconfig'), { 'pod-security.kubernetes.io/enforce': 'restricted' });
   executable = await buildOperator(inject('kubeconfig'));
 });
 afterAll(async () => {
   await executable?.[Symbol.asyncDispose]();
   await cluster?.dispose();
-  await Promise.all(open.map(server => server.close()));
+  await servers?.close();
 });
 
 /** A replica as Kubernetes keeps it: whenever its process ends, another one is started. */

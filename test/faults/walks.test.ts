@@ -12,7 +12,6 @@ import { isConflict, isInvalid, isNotFound } from '../../src/kube/errors.ts';
 import type { Operator } from '../../src/main.ts';
 import { createSandbox, type Sandbox } from '../support/kube.ts';
 import { runOperator } from '../support/operator.ts';
-import { closedPort, startMcp, startStatic, type TestServer } from '../support/servers.ts';
 import { LONG, note } from './figures.ts';
 import { patchObject } from './settled.ts';
 import { isSettled, readiness, type Snapshot, untilAsFresh, untilCollecting, untilSnapshot } from './snapshot.ts';
@@ -25,6 +24,7 @@ import {
   policyFor,
   type SpecChoice,
   specOf,
+  startWorld,
   type Walk,
   type World,
   walk,
@@ -46,17 +46,11 @@ let operator: Operator;
 let world: World;
 /** Resolves when connectors may be deleted. */
 let collecting: Promise<void>;
-const open: TestServer[] = [];
+let servers: Awaited<ReturnType<typeof startWorld>>;
 beforeAll(async () => {
   cluster = await createSandbox(inject('kubeconfig'), { 'pod-security.kubernetes.io/enforce': 'restricted' });
-  const [first, second, web, closed] = await Promise.all([
-    startMcp({ name: 'first' }),
-    startMcp({ name: 'second', tools: ['gamma'] }),
-    startStatic(200, { 'content-type': 'text/html' }, '<html></html>'),
-    closedPort(),
-  ]);
-  open.push(first, second, web);
-  world = { ports: [first.port, second.port], web: web.port, closed };
+  servers = await startWorld();
+  world = servers.world;
   operator = await runOperator(cluster, policyFor(world));
   collecting = untilCollecting(cluster, { name: 'X', type: 'aitronos_built', connectorId: 'jira' });
   collecting.catch(() => {}); // Told to whom waits for it.
@@ -64,7 +58,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await operator?.stop();
   await cluster?.dispose();
-  await Promise.all(open.map(server => server.close()));
+  await servers?.close();
 });
 
 const total = { walks: 0, steps: 0 };

@@ -156,11 +156,15 @@ export function fakeApi() {
       objects.set(at(type, object.metadata), stored);
       return stored as unknown as T;
     },
-    async patch<T extends KubeObject>(type: ResourceType, object: KubeObject, patch: object): Promise<T> {
-      called(`patch ${at(type, object.metadata)}`);
-      const there = objects.get(at(type, object.metadata)) as Raw;
+    async patch<T extends KubeObject>(
+      type: ResourceType,
+      where: { namespace: string; name: string },
+      patch: object,
+    ): Promise<T> {
+      called(`patch ${at(type, where)}`);
+      const there = objects.get(at(type, where)) as Raw;
       const patched = { ...there, metadata: { ...there.metadata, ...(patch as Raw).metadata } };
-      objects.set(at(type, object.metadata), patched);
+      objects.set(at(type, where), patched);
       return patched as unknown as T;
     },
     async remove(type, object) {

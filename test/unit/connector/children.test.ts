@@ -9,8 +9,8 @@ import {
   DEPLOYMENTS,
   holds,
   isOverruled,
+  labelIndex,
   ownersOf,
-  podIndex,
   projectChild,
   projectConnector,
   projectPod,
@@ -245,9 +245,9 @@ describe('the caches', () => {
   it('find a Pod by its namespace and the label of its connector', () => {
     const store = createPodStore();
     store.upsert(projectPod({ ...child({ labels: { 'connectors.aitronos.com/connector': 'mine' } }), kind: 'Pod' }));
-    expect(store.byIndex('connector', podIndex('team', 'mine'))).toHaveLength(1);
-    expect(store.byIndex('connector', podIndex('other', 'mine'))).toEqual([]);
-    expect(store.byIndex('connector', podIndex('team', undefined))).toEqual([]);
+    expect(store.byIndex('connector', labelIndex('team', 'mine'))).toHaveLength(1);
+    expect(store.byIndex('connector', labelIndex('other', 'mine'))).toEqual([]);
+    expect(store.byIndex('connector', labelIndex('team', undefined))).toEqual([]);
   });
 
   it('ask for what carries our labels only', () => {
