@@ -9,12 +9,14 @@ const REQUEST = 'undici:request:create';
 // For the test that wants an event loop that hangs, and in the worst moment: with a write in its hands that it sends before
 // it looks at its timers.
 process.once('SIGUSR2', () => {
-  const stall = (message: unknown): void => {
+  const hang = (message: unknown): void => {
     if ((message as { request: { method: string } }).request.method !== 'PATCH') return;
-    unsubscribe(REQUEST, stall);
+    unsubscribe(REQUEST, hang);
+    console.log('hangs');
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Number(process.env.STALL_MS ?? 0));
   };
-  subscribe(REQUEST, stall);
+  subscribe(REQUEST, hang);
+  console.log('will hang');
 });
 
 try {
