@@ -33,6 +33,7 @@ export class ConfigError extends Error {
 }
 
 export const USAGE = `personal-connector-operator [options]
+personal-connector-operator probe URL [options]      what it would find at a URL: see probe --help
 
   --config FILE         settings file (YAML): catalog, allowedImages, addressPolicy, probe, …  [CONFIG_FILE]
   --catalog FILE        catalog file (YAML: connectorId → entry), instead of the settings file's catalog
@@ -87,6 +88,7 @@ export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'he
       }),
       allowedImages: [...allowedImages, ...(flags['allow-image'] ?? [])],
       addressPolicy: {
+        ...addressPolicy,
         allowCidrs: [...addressPolicy.allowCidrs, ...(flags['allow-cidr'] ?? [])],
         allowHosts: [...addressPolicy.allowHosts, ...(flags['allow-host'] ?? [])],
       },

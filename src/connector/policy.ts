@@ -35,6 +35,10 @@ export const policySchema = z.strictObject({
     .strictObject({
       allowCidrs: z.array(z.string()).default([]),
       allowHosts: z.array(z.string()).default([]),
+      denyCidrs: z.array(z.string()).default([]),
+      denyHosts: z.array(z.string()).default([]),
+      /** YAML makes a number of one that stands alone. */
+      ports: z.array(z.union([z.string(), z.number()]).transform(String)).default(['80', '443', '1024-65535']),
     })
     .prefault({}),
   /** Whether the operator may read Secrets (`rbac.readSecrets` of the chart). */
@@ -47,6 +51,15 @@ export const policySchema = z.strictObject({
       /** Probes that run at a time, in all and to one host. */
       concurrency: z.int().positive().default(32),
       perHost: z.int().positive().default(2),
+      /** Probes that one host sees per second, from all connectors together. */
+      perHostPerSecond: z.number().positive().default(5),
+      /** What probes of servers that others host go through. A value that is not set in the chart is empty. */
+      proxy: z
+        .union([
+          z.literal('').transform(() => undefined),
+          z.url({ protocol: /^https?$/, error: 'must be an http or https URL, such as http://proxy.example.com:3128' }),
+        ])
+        .optional(),
     })
     .prefault({}),
 });

@@ -17,18 +17,14 @@ export const remote: Strategy = {
 
 function accept({ serverUrl = '', serverType, probe }: PersonalConnectorSpec, guard: Guard): Finding<'Accepted'> {
   const shown = JSON.stringify(serverUrl.replace(/\/\/[^/?#]*@/, '//…@'));
-  if (serverType === 'websocket') {
-    return rejected(
-      'InvalidSpec',
-      'spec.serverType websocket cannot be probed by this version of the operator: use the http endpoint of the server',
-    );
-  }
+  const schemes = serverType === 'websocket' ? ['ws:', 'wss:'] : ['http:', 'https:'];
   const url = URL.canParse(serverUrl) ? new URL(serverUrl) : undefined;
-  if (!url || !['http:', 'https:'].includes(url.protocol)) {
-    return rejected(
-      'InvalidSpec',
-      `spec.serverUrl ${shown} is no http or https URL: set it to one such as https://mcp.example.com/mcp`,
-    );
+  if (!url || !schemes.includes(url.protocol)) {
+    const [kind, example] =
+      serverType === 'websocket'
+        ? ['ws or wss', 'wss://mcp.example.com/mcp']
+        : ['http or https', 'https://mcp.example.com/mcp'];
+    return rejected('InvalidSpec', `spec.serverUrl ${shown} is no ${kind} URL: set it to one such as ${example}`);
   }
   if (url.username || url.password || url.hash) {
     return rejected(
@@ -36,12 +32,12 @@ function accept({ serverUrl = '', serverType, probe }: PersonalConnectorSpec, gu
       `spec.serverUrl ${shown} holds a user name, password or fragment: remove it, and give credentials as spec.probe.headers`,
     );
   }
-  const denied = guard.denyLiteral(url.hostname);
+  const denied = guard.denyUrl(url);
   if (denied !== undefined) return rejected('AddressDenied', `spec.serverUrl: ${denied}`);
-  if (probe?.headers?.length && url.protocol === 'http:' && !guard.vouchesFor(url.hostname)) {
+  if (probe?.headers?.length && ['http:', 'ws:'].includes(url.protocol) && !guard.vouchesFor(url.hostname)) {
     return rejected(
       'InvalidSpec',
-      `spec.probe.headers would be sent in clear to ${url.host}: use an https URL, or have the operator's admin name the host in addressPolicy`,
+      `spec.probe.headers would be sent in clear to ${url.host}: use an ${serverType === 'websocket' ? 'wss' : 'https'} URL, or have the operator's admin name the host in addressPolicy`,
     );
   }
   return ACCEPTED;

@@ -1,18 +1,25 @@
 /**
- * The address guard: decides at dial time which addresses a probe may connect to, so that a connector's author cannot
- * use the operator to reach what they cannot (SSRF). Names are resolved here and the address that was checked is the
- * one that is dialled, so that a second DNS answer cannot swap it (rebinding).
+ * The address guard: decides at dial time which addresses and ports a probe may connect to, so that a connector's author
+ * cannot use the operator to reach what they cannot (SSRF). Names are resolved here and the addresses that were judged
+ * are the ones that are dialled, so that a second DNS answer cannot swap them (rebinding).
  */
 
 import { lookup as dnsLookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
 
+/** What the admin allows and bars. What is barred stays so, whatever else allows it. */
 export interface AddressPolicy {
   /** Ranges that may be reached beyond the public internet, such as 10.0.0.0/8. */
   allowCidrs: readonly string[];
   /** Host names that may resolve to such ranges: `name` itself, or with a leading `*.` all below it. */
   allowHosts: readonly string[];
+  /** Ranges that are not reached although they are public or allowed. */
+  denyCidrs: readonly string[];
+  /** Host names that are not reached, written like allowHosts. */
+  denyHosts: readonly string[];
+  /** Ports that may be reached: one such as `443`, or a range such as `1024-65535`. */
+  ports: readonly string[];
 }
 
 export class AddressDenied extends Error {
@@ -22,116 +29,217 @@ export class AddressDenied extends Error {
 
 export type Lookup = (host: string) => Promise<readonly string[]>;
 
-/** Never reached, whatever the policy says: ranges of ipaddr.js, and clouds' metadata addresses in other ranges. */
-const NEVER_RANGES = new Set(['linkLocal', 'multicast', 'unspecified', 'broadcast']);
-const METADATA_ADDRESSES = new Set(['168.63.129.16', '100.100.100.200', 'fd00:ec2::254']);
-/** Global unicast as allocated by IANA (RFC 4291): all other IPv6 is somebody's own. */
-const PUBLIC_IPV6 = ipaddr.parseCIDR('2000::/3') as [ipaddr.IPv6, number];
+type Address = ipaddr.IPv4 | ipaddr.IPv6;
+type Range = readonly [Address, bits: number];
+
+/**
+ * Ranges of ipaddr.js that are never reached, whatever the policy says. 6to4 and Teredo are tunnels to an IPv4 address
+ * that stands in the IPv6 one (for Teredo with its bits flipped); they are out of use, and no server is to be found there.
+ */
+const NEVER_RANGES = new Set(['linkLocal', 'multicast', 'unspecified', 'broadcast', '6to4', 'teredo']);
+/**
+ * What clouds tell their machines, credentials among it, at addresses that are not link-local. Their names, such as
+ * metadata.google.internal, resolve to one of these or to a link-local one: names need no check of their own.
+ */
+const METADATA = [
+  '168.63.129.16/32', // Azure: WireServer
+  '100.100.100.200/32', // Alibaba Cloud
+  'fd00:100::100:200/128', // the same
+  '192.0.0.192/32', // Oracle Cloud Classic
+  'fd00:c1::a9fe:a9fe/128', // Oracle Cloud
+  'fd00:ec2::/32', // AWS: instance metadata (::254), credentials of EKS Pods (::23), DNS, time
+  'fd20:ce::254/128', // Google Cloud
+  'fd00:42::42/128', // Scaleway
+  'fd00:a9fe:a9fe::1/128', // Akamai
+].map(cidr => ipaddr.parseCIDR(cidr));
+/** Global unicast as allocated by IANA (RFC 4291), and NAT64 (RFC 6052): all other IPv6 is somebody's own. */
+const PUBLIC_IPV6 = ['2000::/3', '64:ff9b::/96'].map(cidr => ipaddr.parseCIDR(cidr));
 
 export interface Guard {
-  /** The addresses to dial for a host of a URL, a name or a literal in any spelling. Throws AddressDenied. */
-  resolve(host: string): Promise<readonly string[]>;
+  /**
+   * The addresses to dial for a host, a name or a literal in any spelling, and port. One denied address denies the name.
+   * Throws AddressDenied, or what the resolver throws.
+   */
+  resolve(host: string, port: number): Promise<readonly [string, ...string[]]>;
+  /** Why a URL is not probed, as far as that shows before its host is resolved, or undefined. */
+  denyUrl(url: Pick<URL, 'protocol' | 'hostname' | 'port'>): string | undefined;
   /** Whether the policy names this host, or the range of this address: the admin vouches for the network to it. */
   vouchesFor(host: string): boolean;
-  /** What is wrong with a host that is an address literal; undefined for names, which are judged when dialled. */
-  denyLiteral(host: string): string | undefined;
 }
 
 /** For the servers that the operator hosts, whose URLs it built itself: denies only what is never reached. */
 export function openGuard(lookup: Lookup = resolveAll): Guard {
-  return createGuard({ allowCidrs: ['0.0.0.0/0', '::/0'], allowHosts: [] }, lookup);
+  const all = { allowCidrs: ['0.0.0.0/0', '::/0'], allowHosts: [], denyCidrs: [], denyHosts: [], ports: ['1-65535'] };
+  return createGuard(all, lookup);
 }
 
-/** Makes a guard. Throws when the policy holds a range that is none. */
+/** Makes a guard. Throws when an entry of the policy makes no sense. */
 export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll): Guard {
-  const ranges = policy.allowCidrs.map(cidr => {
-    // ipaddr.js would read 10/8 as 0.0.0.10/8.
-    if (!ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr) && !ipaddr.IPv6.isValidCIDR(cidr)) {
-      throw new Error(`address policy: ${JSON.stringify(cidr)} is no address range; write it like 10.0.0.0/8`);
+  const { ports } = policy;
+  const allowedRange = matchRanges('allowCidrs', policy.allowCidrs);
+  const allowedHost = matchHosts('allowHosts', policy.allowHosts);
+  const barredRange = matchRanges('denyCidrs', policy.denyCidrs);
+  const barredHost = matchHosts('denyHosts', policy.denyHosts);
+  const allowedPort = matchPorts(ports);
+
+  /** Why a host may not be dialled whatever its addresses are. */
+  function denyHost(name: string, port: number): string | undefined {
+    if (!allowedPort(port)) {
+      return `port ${port} is not probed: use one of ${ports.join(', ')}, or have the operator's admin add it to addressPolicy.ports`;
     }
-    return ipaddr.parseCIDR(cidr);
-  });
-  const allowedHosts = policy.allowHosts.map(host =>
-    host.startsWith('*.') ? `.${canonicalHost(host.slice(2))}` : canonicalHost(host),
-  );
-  const hostAllowed = (host: string): boolean =>
-    allowedHosts.some(allowed => (allowed.startsWith('.') ? host.endsWith(allowed) : host === allowed));
+    if (barredHost(name)) return barred(name);
+    return undefined;
+  }
 
-  const inRanges = (address: ipaddr.IPv4 | ipaddr.IPv6): boolean =>
-    ranges.some(([net, bits]) => net.kind() === address.kind() && address.match(net as never, bits));
-
-  /** Why an address may not be dialled, or undefined. */
-  function deny(host: string, literal: string): string | undefined {
-    // `process` turns IPv4-mapped IPv6 addresses into the IPv4 address that would be dialled.
-    const address = ipaddr.process(literal.split('%')[0] ?? literal);
-    const named = host === literal ? literal : `${host} (${literal})`;
-    const inner = embeddedIPv4(address);
-    for (const part of inner ? [address, inner] : [address]) {
-      if (METADATA_ADDRESSES.has(part.toString())) return `${named} is never probed: a cloud metadata address`;
+  /** Why an address of a host may not be dialled. */
+  function denyAddress(name: string, address: Address): string | undefined {
+    const named = name === address.toString() ? name : `${name} (${address})`;
+    const parts = [address, ...embedded(address)];
+    for (const part of parts) {
+      if (METADATA.some(range => contains(range, part))) return `${named} is never probed: a cloud metadata address`;
+      // Where no IPv4 address is embedded, zeros are read as one: ::1 holds 0.0.0.1.
+      if (part !== address && part.range() === 'unspecified') continue;
       if (NEVER_RANGES.has(part.range())) return `${named} is never probed: a ${part.range()} address`;
     }
-    // NAT64 is how an IPv6-only cluster reaches the public IPv4 internet.
-    if (isPublic(address.range() === 'rfc6052' && inner ? inner : address)) return undefined;
-    if (hostAllowed(host)) return undefined;
-    if (inRanges(address)) return undefined;
+    if (parts.some(barredRange)) return barred(named);
+    if (parts.every(isPublic) || allowedHost(name) || allowedRange(address)) return undefined;
     return `${named} is not a public address (${address.range()}): use a public one, or have the operator's admin allow it in addressPolicy`;
   }
 
   return {
-    async resolve(host) {
+    async resolve(host, port) {
       const name = canonicalHost(host);
-      const addresses = isIP(name) ? [name] : await lookup(name);
-      for (const address of addresses) {
-        const reason = deny(name, address);
-        if (reason) throw new AddressDenied(reason);
-      }
-      return addresses;
+      const deniedHost = denyHost(name, port);
+      if (deniedHost) throw new AddressDenied(deniedHost);
+      const [first, ...others] = isIP(name) ? [name] : await lookup(name);
+      if (first === undefined) throw Object.assign(new Error(`${name} has no address`), { code: 'ENOTFOUND' });
+      const judged = (answer: string): string => {
+        const address = ipaddr.process(withoutZone(answer));
+        const denied = denyAddress(name, address);
+        if (denied) throw new AddressDenied(denied);
+        // As it was understood here, and not as it was spelled: what is dialled is what was judged.
+        return address.toString();
+      };
+      return [judged(first), ...others.map(judged)];
+    },
+    denyUrl(url) {
+      const name = canonicalHost(url.hostname);
+      const literal = isIP(name) ? denyAddress(name, ipaddr.process(name)) : undefined;
+      return denyHost(name, portOf(url)) ?? literal;
     },
     vouchesFor(host) {
       const name = canonicalHost(host);
-      return hostAllowed(name) || (isIP(name) !== 0 && inRanges(ipaddr.process(name)));
-    },
-    denyLiteral(host) {
-      const name = canonicalHost(host);
-      return isIP(name) ? deny(name, name) : undefined;
+      return allowedHost(name) || (isIP(name) !== 0 && allowedRange(ipaddr.process(name)));
     },
   };
 }
 
-function isPublic(address: ipaddr.IPv4 | ipaddr.IPv6): boolean {
-  if (address.range() !== 'unicast') return false;
-  return address.kind() === 'ipv4' || (address as ipaddr.IPv6).match(PUBLIC_IPV6);
+const barred = (host: string): string =>
+  `${host} is barred by addressPolicy: use another server, or have the operator's admin change it`;
+
+/** The port of a URL, also where it names none. */
+export function portOf({ protocol, port }: Pick<URL, 'protocol' | 'port'>): number {
+  if (port !== '') return Number(port);
+  return protocol === 'https:' || protocol === 'wss:' ? 443 : 80;
 }
 
-/** Prefixes whose addresses carry an IPv4 address, which a gateway would dial, and the byte at which it stands. */
-const CARRIERS: [prefix: [ipaddr.IPv6, number], byte: number][] = [
-  ['::/96', 12], // IPv4-compatible, deprecated (RFC 4291)
-  ['64:ff9b::/96', 12], // NAT64 (RFC 6052)
-  ['64:ff9b:1::/48', 12], // NAT64 of one's own (RFC 8215)
-  ['::ffff:0:0:0/96', 12], // SIIT (RFC 6145)
-  ['2002::/16', 2], // 6to4 (RFC 3056)
-].map(([prefix, byte]) => [ipaddr.parseCIDR(prefix as string) as [ipaddr.IPv6, number], byte as number]);
+function contains([net, bits]: Range, address: Address): boolean {
+  return net.kind() === address.kind() && address.match(net as never, bits);
+}
 
-function embeddedIPv4(address: ipaddr.IPv4 | ipaddr.IPv6): ipaddr.IPv4 | undefined {
-  if (address.kind() === 'ipv4' || address.range() === 'loopback' || address.range() === 'unspecified')
-    return undefined;
-  const carrier = CARRIERS.find(([prefix]) => (address as ipaddr.IPv6).match(prefix));
-  if (!carrier) return undefined;
-  return new ipaddr.IPv4(address.toByteArray().slice(carrier[1], carrier[1] + 4));
+function isPublic(address: Address): boolean {
+  if (address.kind() === 'ipv4') return address.range() === 'unicast';
+  return ['unicast', 'rfc6052'].includes(address.range()) && PUBLIC_IPV6.some(range => contains(range, address));
+}
+
+function badEntry(list: keyof AddressPolicy, entry: string, fault: string): Error {
+  return new Error(`addressPolicy.${list}: ${JSON.stringify(entry)} is ${fault}`);
+}
+
+function matchRanges(list: 'allowCidrs' | 'denyCidrs', cidrs: readonly string[]): (address: Address) => boolean {
+  const ranges = cidrs.map(cidr => {
+    // ipaddr.js would read 10/8 as 0.0.0.10/8.
+    const known = ipaddr.IPv4.isValidCIDRFourPartDecimal(cidr) || ipaddr.IPv6.isValidCIDR(cidr);
+    const range = known ? ipaddr.parseCIDR(cidr) : undefined;
+    // No address is ever taken for an IPv4-mapped one: such a range would match nothing.
+    if (!range || range[0].range() === 'ipv4Mapped') {
+      throw badEntry(list, cidr, 'no address range: write it like 10.0.0.0/8 or fd00::/8');
+    }
+    return range;
+  });
+  return address => ranges.some(range => contains(range, address));
+}
+
+function matchHosts(list: 'allowHosts' | 'denyHosts', hosts: readonly string[]): (name: string) => boolean {
+  const patterns = hosts.map(host => {
+    const below = host.startsWith('*.');
+    const name = canonicalHost(below ? host.slice(2) : host);
+    // An address that is barred by a name of its own could still be reached by any other.
+    if (isIP(name) || !/^[a-z\d_-]+(\.[a-z\d_-]+)*$/.test(name)) {
+      const cidrs = list === 'allowHosts' ? 'allowCidrs' : 'denyCidrs';
+      throw badEntry(
+        list,
+        host,
+        `no host name: write it like mcp.example.com, or *.example.com for all below it; ranges of addresses go to ${cidrs}`,
+      );
+    }
+    return below ? `.${name}` : name;
+  });
+  return name => patterns.some(pattern => (pattern.startsWith('.') ? name.endsWith(pattern) : name === pattern));
+}
+
+function matchPorts(ports: AddressPolicy['ports']): (port: number) => boolean {
+  const ranges = ports.map(entry => {
+    const [, first, last = first] = /^(\d+)(?:-(\d+))?$/.exec(entry) ?? [];
+    const [low, high] = [Number(first), Number(last)];
+    if (low >= 1 && low <= high && high <= 65535) return { low, high };
+    throw badEntry('ports', entry, 'no port: write it like 443, or 1024-65535 for a range');
+  });
+  return port => ranges.some(({ low, high }) => low <= port && port <= high);
+}
+
+const TAIL = [12, 13, 14, 15];
+/** Prefixes whose addresses carry an IPv4 address, which a gateway would dial, and the bytes at which it stands. */
+const CARRIERS = (
+  [
+    ['::/96', TAIL], // IPv4-compatible, deprecated (RFC 4291)
+    ['::ffff:0:0:0/96', TAIL], // SIIT (RFC 7915)
+    ['64:ff9b::/96', TAIL], // NAT64 (RFC 6052)
+    // NAT64 of one's own (RFC 8215), which tells no length of its prefix: all that RFC 6052 knows.
+    ['64:ff9b:1::/48', [6, 7, 9, 10]],
+    ['64:ff9b:1::/48', [7, 9, 10, 11]],
+    ['64:ff9b:1::/48', [9, 10, 11, 12]],
+    ['64:ff9b:1::/48', TAIL],
+  ] as const
+).map(([cidr, bytes]) => ({ range: ipaddr.parseCIDR(cidr), bytes }));
+
+/** The IPv4 addresses that an IPv6 address may carry. */
+function embedded(address: Address): ipaddr.IPv4[] {
+  if (address.kind() === 'ipv4') return [];
+  const all = address.toByteArray();
+  const places = CARRIERS.filter(({ range }) => contains(range, address)).map(({ bytes }) => bytes);
+  // ISATAP (RFC 5214): any network, and then 0000:5efe or 0200:5efe and the IPv4 address.
+  if (/^0[02]005efe/.test(Buffer.from(all.slice(8)).toString('hex'))) places.push(TAIL);
+  return places.map(bytes => new ipaddr.IPv4(bytes.map(index => all[index] as number)));
+}
+
+/** A zone says by which interface to go, which only means something to link-local addresses. */
+function withoutZone(address: string): string {
+  return address.replace(/%.*$/, '');
 }
 
 /**
- * A host as it is dialled: lower case, no brackets, no trailing dot; IPv4 in decimal, hex or octal spelling becomes the
- * dotted form, as the WHATWG URL parser makes it.
+ * A host as it is dialled: lower case, no brackets, no zone, no trailing dots. Each address has one spelling only: IPv4 in
+ * decimal, hex, octal or as IPv4-mapped IPv6 becomes the dotted form. What is no host at all stays as it is.
  */
 export function canonicalHost(host: string): string {
-  const bare = host
-    .replace(/^\[|\]$/g, '')
-    .replace(/\.$/, '')
-    .toLowerCase();
-  if (isIP(bare.split('%')[0] ?? bare)) return bare;
+  const bare = host.replace(/^\[|\]$/g, '').toLowerCase();
+  const unzoned = withoutZone(bare);
+  if (isIP(unzoned)) return ipaddr.process(unzoned).toString();
+  // Of these, the URL parser would take a part for the host.
+  if (/[/:?#@\\]/.test(bare)) return bare;
   try {
-    return new URL(`http://${bare}/`).hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
+    return new URL(`http://${bare.replace(/\.+$/, '')}/`).hostname.replace(/\.+$/, '');
   } catch {
     return bare;
   }

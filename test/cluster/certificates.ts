@@ -25,6 +25,8 @@ export interface Subject {
   organization?: string;
   /** DNS names and IPv4 addresses that a server answers for. */
   names?: readonly string[];
+  /** In ms since 1970; a year from now unless given. */
+  validity?: { from: number; until: number };
 }
 
 const VALID_MS = 365 * 24 * 60 * 60 * 1_000;
@@ -44,6 +46,13 @@ export function createAuthority(commonName: string): Authority {
   };
 }
 
+/** A server's certificate that nobody but itself vouches for. */
+export function createSelfSigned(subject: Subject): Certificate {
+  const pair = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const self = { name: nameOf(subject), pair };
+  return { certificate: certificatePem(self, subject, pair, false), key: keyPem(pair.privateKey) };
+}
+
 export function keyPem(key: KeyObject): string {
   return key.export({ type: key.type === 'public' ? 'spki' : 'pkcs8', format: 'pem' }).toString();
 }
@@ -55,13 +64,14 @@ function certificatePem(
   isAuthority: boolean,
 ): string {
   const now = Date.now();
+  const { from, until } = subject.validity ?? { from: now - CLOCK_SKEW_MS, until: now + VALID_MS };
   const spki = pair.publicKey.export({ type: 'spki', format: 'der' });
   const toBeSigned = sequence(
     tagged(0, integer(Buffer.from([2]))), // v3
     integer(Buffer.concat([Buffer.from([1]), randomBytes(15)])),
     ECDSA_WITH_SHA256,
     issuer.name,
-    sequence(time(now - CLOCK_SKEW_MS), time(now + VALID_MS)),
+    sequence(time(from), time(until)),
     nameOf(subject),
     spki,
     tagged(3, sequence(...extensions(subject, isAuthority, issuer.pair, pair))),

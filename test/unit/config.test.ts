@@ -47,10 +47,16 @@ describe('the settings', () => {
       policy: {
         catalog: {},
         allowedImages: [],
-        addressPolicy: { allowCidrs: [], allowHosts: [] },
+        addressPolicy: {
+          allowCidrs: [],
+          allowHosts: [],
+          denyCidrs: [],
+          denyHosts: [],
+          ports: ['80', '443', '1024-65535'],
+        },
         readSecrets: false,
         clusterDomain: 'cluster.local',
-        probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2 },
+        probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2, perHostPerSecond: 5 },
       },
     });
   });
@@ -136,7 +142,7 @@ describe('the file', () => {
     catalog:
       jira: { image: r.example.com/jira, defaultVersion: '2.0' }
     allowedImages: [ghcr.io/a/*]
-    addressPolicy: { allowCidrs: [10.0.0.0/8], allowHosts: [a.internal] }
+    addressPolicy: { allowCidrs: [10.0.0.0/8], allowHosts: [a.internal], denyCidrs: [10.1.0.0/16], ports: [443] }
     readSecrets: true
     probe: { intervalSeconds: 60 }
   `;
@@ -169,6 +175,9 @@ describe('the file', () => {
     expect(addressPolicy).toEqual({
       allowCidrs: ['10.0.0.0/8', 'fd00::/8', '192.168.0.0/16'],
       allowHosts: ['a.internal', '*.corp'],
+      denyCidrs: ['10.1.0.0/16'],
+      denyHosts: [],
+      ports: ['443'],
     });
   });
 

@@ -6,10 +6,16 @@ describe('a policy', () => {
     expect(policySchema.parse({})).toEqual({
       catalog: {},
       allowedImages: [],
-      addressPolicy: { allowCidrs: [], allowHosts: [] },
+      addressPolicy: {
+        allowCidrs: [],
+        allowHosts: [],
+        denyCidrs: [],
+        denyHosts: [],
+        ports: ['80', '443', '1024-65535'],
+      },
       readSecrets: false,
       clusterDomain: 'cluster.local',
-      probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2 },
+      probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2, perHostPerSecond: 5 },
     });
   });
 
@@ -46,6 +52,19 @@ describe('a policy', () => {
     expect(policySchema.parse({ catalog: { jira } }).catalog).toEqual({ jira });
   });
 
+  it('takes ports as YAML gives them, one or a range', () => {
+    expect(policySchema.parse({ addressPolicy: { ports: [443, '8000-9000'] } }).addressPolicy.ports).toEqual([
+      '443',
+      '8000-9000',
+    ]);
+  });
+
+  it('takes the proxy that probes go through, and an empty one for none', () => {
+    const proxy = 'https://user:secret@proxy.example.com:3128';
+    expect(policySchema.parse({ probe: { proxy } }).probe.proxy).toBe(proxy);
+    expect(policySchema.parse({ probe: { proxy: '' } }).probe.proxy).toBeUndefined();
+  });
+
   const entry = { image: 'r.example.com/jira', defaultVersion: '2.0' };
   it.each<[string, unknown, string]>([
     ['a missing image', { defaultVersion: '1' }, 'image'],
@@ -73,7 +92,10 @@ describe('a policy', () => {
     ['a field that does not exist', { katalog: {} }, '', /katalog/],
     ['a field below that does not exist', { addressPolicy: { allowCidr: [] } }, 'addressPolicy', /allowCidr/],
     ['no time between probes', { probe: { intervalSeconds: 0 } }, 'probe.intervalSeconds', /0/],
+    ['a proxy that is no URL', { probe: { proxy: 'proxy:3128' } }, 'probe.proxy', /such as http:\/\/proxy/],
+    ['a proxy that speaks no HTTP', { probe: { proxy: 'socks5://proxy:1080' } }, 'probe.proxy', /http or https URL/],
     ['no probes at a time', { probe: { concurrency: 0 } }, 'probe.concurrency', /0/],
+    ['no probes of a host', { probe: { perHostPerSecond: 0 } }, 'probe.perHostPerSecond', /0/],
     ['an empty image pattern', { allowedImages: [''] }, 'allowedImages.0', /1/],
     ['a text for a truth', { readSecrets: 'yes' }, 'readSecrets', /boolean/],
   ])('with %s is refused, naming it', (_what, input, path, message) => {
