@@ -5,14 +5,14 @@ import type { PersonalConnectorStatus } from '../api/generated.ts';
 import { apiVersionOf, type Key } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
 import type { EventRecorder } from '../kube/events.ts';
-import type { ProbeScheduler } from '../probe/schedule.ts';
+import type { Health, ProbeScheduler } from '../probe/schedule.ts';
 import type { Outcome } from '../runtime/controller.ts';
 import { checkIdentifier } from './accept.ts';
 import { createApplier, type Obstacle } from './apply.ts';
 import { type Deployment, labelIndex, projectConnector } from './children.ts';
 import { labelValue } from './names.ts';
 import type { Context, Observed, Plan } from './plan.ts';
-import { differs, eventsOf, statusOf, stillStands } from './status.ts';
+import { differs, eventsOf, statusOf, stillStands, toolsChanged } from './status.ts';
 import type { Stores } from './stores.ts';
 import { strategyOf } from './strategy.ts';
 import { targetOf } from './target.ts';
@@ -23,6 +23,8 @@ export interface ReconcilerOptions {
   probes: ProbeScheduler;
   events: EventRecorder;
   context: Context;
+  /** Told when a server offers other tools than before. */
+  onToolsChanged?: () => void;
   now?: () => Date;
 }
 
@@ -32,6 +34,7 @@ export function createReconciler({
   probes,
   events,
   context,
+  onToolsChanged,
   now = () => new Date(),
 }: ReconcilerOptions) {
   const applier = createApplier(client, stores.children);
@@ -80,12 +83,13 @@ export function createReconciler({
   ): Promise<void> {
     const progress = strategyOf(connector).progress(observe(connector, plan));
     const target = targetOf(connector, plan, progress, context.policy, client);
-    if (!('why' in target)) probes.set(key, target, wasHealthy(connector, plan) ? 'healthy' : undefined);
+    if (!('why' in target)) probes.set(key, target, foundBefore(connector, plan));
     else if (target.why !== 'as before') probes.set(key, undefined);
     const result = probes.result(key);
     const status = statusOf({ connector, plan, obstacle, progress, target, result, now: now() });
     if (!differs(status, connector.status)) return;
     await writeStatus(connector, status, signal);
+    if (toolsChanged(connector.status, status) !== undefined) onToolsChanged?.();
     for (const event of eventsOf(connector, status)) events.record(connector, event);
   }
 
@@ -123,18 +127,18 @@ export function createReconciler({
   }
 }
 
-/** Whether the last probe that an earlier life of the operator reported was good, and answers what is asked now. */
-function wasHealthy(connector: PersonalConnector, plan: Plan): boolean {
+/** What the last probe that an earlier life of the operator reported found, if it answers what is asked now. */
+function foundBefore(connector: PersonalConnector, plan: Plan): Health {
   const { status, metadata } = connector;
-  if (!stillStands(connector, plan) || status?.lastHandledRecheck !== metadata.annotations?.[ANNOTATION.recheck])
-    return false;
+  const recheck = metadata.annotations?.[ANNOTATION.recheck];
+  if (!stillStands(connector, plan) || (recheck !== undefined && recheck !== status?.lastHandledRecheck))
+    return undefined;
   const of = (type: string) => status?.conditions?.find(condition => condition.type === type);
-  const verified = of('Verified');
-  return (
-    of('Reachable')?.status === 'True' &&
-    of('Authorized')?.status !== 'False' &&
-    (verified?.status !== 'False' || verified.reason === 'ToolsChanged')
-  );
+  const [reachable, verified, authorized] = [of('Reachable'), of('Verified'), of('Authorized')];
+  // What the tools are is compared anew each time: the server itself was well.
+  const wrong = [reachable, verified?.reason === 'ToolsChanged' ? undefined : verified, authorized];
+  if (wrong.some(condition => condition?.status === 'False')) return 'failed';
+  return reachable?.status === 'True' ? 'healthy' : undefined;
 }
 
 /** Errors go back to the queue, which tries again later; all else waits for its event or its time. */

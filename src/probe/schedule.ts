@@ -1,39 +1,45 @@
-/** Owns each connector's next probe: when it runs, how often after failures, and what its results amount to. */
+/** Owns when each target is probed, and what the outcomes amount to for each connector that has it. */
 
 import type { Key } from '../api/meta.ts';
 import type { Limiter } from './limiter.ts';
 import type { Outcome } from './outcome.ts';
-import type { Target } from './target.ts';
+import type { Memory, Target } from './target.ts';
 import { type Judgement, judge, type Verdict } from './verdict.ts';
+
+/** What was last found out for sure of a connector, by this operator or an earlier life of it. */
+export type Health = 'healthy' | 'failed' | undefined;
 
 export interface ProbeResult {
   /** The target that it speaks of. */
   fingerprint: string;
-  /** The value of `Target.recheck` that it answers. */
+  /** The value of `Target.recheck` that it answers: that of when the probe began. */
   recheck: string | undefined;
   verdict: Verdict;
 }
 
 export interface ProbeScheduler {
   /**
-   * Sets what to probe for a key, or nothing. A changed target is probed at once and its old result is dropped; a new
-   * `recheck` probes at once and keeps it. `known` says that a result of an earlier life still stands: the first probe
-   * may then come at any time within the interval, so that a restart does not probe everything at once.
+   * Sets what to probe for a key, or nothing. Keys whose targets see the same of a server share its probes. A new or
+   * changed target is probed at once, unless others who have it just were: then their outcome counts, and `result` has
+   * it when this returns. A new `recheck` probes at once and keeps the result meanwhile. `known`, of a key that was not
+   * set before, says what an earlier life of the operator found, which stands until a probe proves otherwise: the first
+   * probe may then come later, so that a restart does not probe everything at once.
    */
-  set(key: Key, target: Target | undefined, known?: 'healthy'): void;
+  set(key: Key, target: Target | undefined, known?: Health): void;
   result(key: Key): ProbeResult | undefined;
   /** Stops all timers and aborts what runs; resolves when the last probe has ended its sessions and connections. */
   close(): Promise<void>;
 }
 
 export interface ProbeObserver {
+  /** Once per probe, however many connectors share it. */
   probed(outcome: Outcome['kind'], seconds: number): void;
 }
 
 export interface ProbeSchedulerOptions {
-  probe: (target: Target, signal: AbortSignal) => Promise<Outcome>;
+  probe: (target: Target, memory: Memory, signal: AbortSignal) => Promise<Outcome>;
   limiter: Limiter;
-  /** Told when there is a result, new or not. */
+  /** Told of each key when a probe has ended, whether its result is new or not. */
   onResult: (key: Key) => void;
   observer?: ProbeObserver;
   random?: () => number;
@@ -41,112 +47,178 @@ export interface ProbeSchedulerOptions {
   now?: () => number;
 }
 
-interface Entry {
-  target: Target;
+/** All connectors that would see the same of a server; they share one probe at a time, at the shortest of their intervals. */
+interface Group {
+  id: string;
+  host: string;
+  members: Map<Key, Member>;
+  memory: Memory;
   timer: NodeJS.Timeout | undefined;
-  /** When the next probe is due, and the time before which the server asked not to be asked, by `now`. */
+  /**
+   * When the next probe is due, or this one was that runs or waits for a slot, and the time before which the server asked
+   * not to be asked; by `now`.
+   */
   dueAt: number;
   notBefore: number;
+  /** Ends the probe that runs or waits for a slot. Then there is no timer: what comes next depends on the outcome. */
   running: AbortController | undefined;
-  result: ProbeResult | undefined;
-  /** What was last found out for sure, by us or by an earlier life of the operator. */
-  health: 'healthy' | 'failed' | undefined;
-  /** In a row. */
-  failures: number;
-  successes: number;
+  latest: { judgement: Judgement; at: number } | undefined;
+  course: Course;
 }
 
+/** One connector: what it asks, and what it was told. */
+interface Member {
+  group: Group;
+  target: Target;
+  standing: Standing;
+  /** The last value of `target.recheck` that a probe has answered. */
+  answered: string | undefined;
+}
+
+/** A connector between its thresholds. */
+export interface Standing {
+  health: Health;
+  /** Probes in a row. */
+  failures: number;
+  successes: number;
+  /** Published; undefined while nothing is known, or only what an earlier life of the operator has published. */
+  verdict: Verdict | undefined;
+}
+
+/** Probes in a row of a group that failed, and that left something open. */
+export interface Course {
+  failures: number;
+  doubts: number;
+}
+
+const NEW: Standing = { health: undefined, failures: 0, successes: 0, verdict: undefined };
 /** After a failure the next probe comes sooner than the interval: 5 s, doubling up to it. */
 const FIRST_RETRY_MS = 5_000;
-/** After a probe that could not be made. */
-const INCONCLUSIVE_RETRY_MS = 20_000;
+/** The same after a probe that could not be made, or in which the server did not list the tools that it has. */
+const FIRST_DOUBT_MS = 20_000;
+/** Who had failed in an earlier life of the operator is asked within this time. */
+const FAILED_BEFORE_MS = 60_000;
+/** That failure goes on with its back-off, above that time: 5 s × 2^4 = 80 s after the next one. */
+const FAILURES_BEFORE = 4;
+/** A server may ask for no more than a day of rest. */
+const MOST_RETRY_AFTER_MS = 86_400_000;
 /** Probes are spread by ± 10 %, so that connectors that were made together drift apart. */
 const JITTER = 0.1;
 
 export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeScheduler {
   const { probe, limiter, onResult, observer, random = Math.random, now = () => performance.now() } = options;
-  const entries = new Map<Key, Entry>();
+  const members = new Map<Key, Member>();
+  const groups = new Map<string, Group>();
   const running = new Set<Promise<void>>();
   let closed = false;
 
-  function schedule(key: Key, entry: Entry, delayMs: number): void {
-    clearTimeout(entry.timer);
-    entry.dueAt = now() + delayMs;
+  function groupOf(target: Target): Group {
+    const { fingerprint, audience, timeoutMs, trusted } = target;
+    const id = JSON.stringify([fingerprint, audience, timeoutMs, trusted]);
+    const group = groups.get(id) ?? {
+      id,
+      host: new URL(target.url).hostname,
+      members: new Map(),
+      memory: {},
+      timer: undefined,
+      dueAt: Number.POSITIVE_INFINITY,
+      notBefore: 0,
+      running: undefined,
+      latest: undefined,
+      course: { failures: 0, doubts: 0 },
+    };
+    groups.set(id, group);
+    return group;
+  }
+
+  function join(key: Key, member: Member, known: Health): void {
+    const { group, target } = member;
+    group.members.set(key, member);
+    const { latest, course } = group;
+    // An old outcome is the newest to be had while the server rests.
+    if (latest && now() < Math.max(latest.at + target.intervalMs, group.notBefore)) {
+      member.standing = advance(member.standing, latest.judgement, target);
+      const wait = waitAfter(latest.judgement, course, [member]);
+      probeWithin(group, wait * (1 + JITTER), spread(wait));
+      return;
+    }
+    if (known === 'failed' && !latest) course.failures = FAILURES_BEFORE;
+    const within = firstWait(known, target.intervalMs);
+    probeWithin(group, within, within * random());
+  }
+
+  function leave(key: Key, { group }: Member): void {
+    group.members.delete(key);
+    if (group.members.size > 0) return;
+    stop(group);
+    groups.delete(group.id);
+  }
+
+  function stop(group: Group): void {
+    clearTimeout(group.timer);
+    group.running?.abort();
+  }
+
+  /** Has a group probed after `delayMs`, unless that happens within `withinMs` anyway or the server is to be left alone. */
+  function probeWithin(group: Group, withinMs: number, delayMs: number): void {
+    if (group.dueAt <= now() + withinMs) return;
+    schedule(group, Math.max(delayMs, group.notBefore - now()));
+  }
+
+  /** Timers that are all due at once, as after a sleep of the machine, meet in the limiter. */
+  function schedule(group: Group, delayMs: number): void {
+    clearTimeout(group.timer);
+    group.dueAt = now() + delayMs;
     // A timer takes at most 2^31 - 1 ms.
-    entry.timer = setTimeout(
-      () => {
-        const run = probeNow(key, entry);
-        running.add(run);
-        void run.finally(() => running.delete(run));
-      },
-      Math.min(2 ** 31 - 1, delayMs),
-    );
+    const timerMs = Math.min(2 ** 31 - 1, delayMs);
+    group.timer = setTimeout(() => {
+      const run = probeNow(group);
+      running.add(run);
+      void run.finally(() => running.delete(run));
+    }, timerMs);
   }
 
-  function stop(entry: Entry): void {
-    clearTimeout(entry.timer);
-    entry.running?.abort();
-    entry.running = undefined;
-  }
-
-  async function probeNow(key: Key, entry: Entry): Promise<void> {
-    const { target } = entry;
+  async function probeNow(group: Group): Promise<void> {
     const abort = new AbortController();
-    entry.running = abort;
-    let release: (() => void) | undefined;
+    const { signal } = abort;
+    group.running = abort;
+    // A timer may be early.
+    group.dueAt = now();
+    const tenant = first(group).tenant;
+    // The wait for a slot ends without one when nobody is left who wants it.
+    const release = await limiter.acquire({ host: group.host, tenant }, signal).catch(() => undefined);
     try {
-      release = await limiter.acquire(new URL(target.url).hostname, abort.signal);
-      const start = performance.now();
-      const outcome = await probe(target, abort.signal).catch(
+      if (signal.aborted) return;
+      const answers = new Map([...group.members.values()].map(member => [member, member.target.recheck]));
+      if (isAsked(group)) group.memory = {};
+      const target = first(group);
+      const start = now();
+      const outcome = await probe(target, group.memory, signal).catch(
         (error: unknown): Outcome => ({ kind: 'broken', why: error instanceof Error ? error.message : String(error) }),
       );
-      if (abort.signal.aborted) return;
-      observer?.probed(outcome.kind, (performance.now() - start) / 1000);
-      entry.running = undefined;
-      schedule(key, entry, take(entry, outcome));
-      onResult(key);
-    } catch (error) {
-      // The wait for a slot ends like this when the target was dropped meanwhile.
-      if (!abort.signal.aborted) throw error;
+      if (signal.aborted) return;
+      observer?.probed(outcome.kind, (now() - start) / 1000);
+      take(group, judge(outcome, { url: target.url, credentials: target.sendsCredentials }), answers);
     } finally {
       release?.();
     }
   }
 
-  /** Takes an outcome into the entry and gives the time to the next probe, in ms. */
-  function take(entry: Entry, outcome: Outcome): number {
-    const { target } = entry;
-    const judgement = judge(outcome, { url: target.url, credentials: target.sendsCredentials });
-    const before = entry.result?.verdict;
-    let published: Verdict | undefined = judgement.verdict;
-    if (!judgement.conclusive) {
-      // What was known still holds; the counts stay as they are.
-      if (entry.health !== undefined) published = before;
-    } else if (judgement.verdict.healthy) {
-      entry.failures = 0;
-      entry.successes += 1;
-      if (entry.health === 'failed' && entry.successes < target.successThreshold) published = before;
-      else entry.health = 'healthy';
-    } else {
-      entry.successes = 0;
-      entry.failures += 1;
-      if (entry.health === 'healthy' && entry.failures < target.failureThreshold) published = before;
-      else entry.health = 'failed';
+  /** Gives a judgement to all members, and says when the next probe comes. `answers`: what was asked as it began. */
+  function take(group: Group, judgement: Judgement, answers: ReadonlyMap<Member, string | undefined>): void {
+    group.latest = { judgement, at: now() };
+    group.course = count(group.course, judgement);
+    group.running = undefined;
+    for (const member of group.members.values()) {
+      member.standing = advance(member.standing, judgement, member.target);
+      if (answers.has(member)) member.answered = answers.get(member);
     }
-    entry.notBefore = now() + (judgement.conclusive ? 0 : (judgement.retryAfterMs ?? 0));
-    const { fingerprint, recheck } = target;
-    entry.result = published && { fingerprint, recheck, verdict: published };
-    return delayAfter(judgement, entry);
-  }
-
-  function delayAfter(judgement: Judgement, { target, failures, health }: Entry): number {
-    if (!judgement.conclusive) {
-      const limited = judgement.verdict.verified.reason === 'RateLimited';
-      const wait = spread(limited ? target.intervalMs : Math.min(target.intervalMs, INCONCLUSIVE_RETRY_MS));
-      return Math.max(judgement.retryAfterMs ?? 0, wait);
-    }
-    if (judgement.verdict.healthy && health === 'healthy') return spread(target.intervalMs);
-    return spread(Math.min(target.intervalMs, FIRST_RETRY_MS * 2 ** Math.min(20, Math.max(0, failures - 1))));
+    const rest = judgement.conclusive ? 0 : Math.min(MOST_RETRY_AFTER_MS, judgement.retryAfterMs ?? 0);
+    // Later, never sooner: others who ask this host were told the same.
+    group.notBefore = now() + rest * (1 + JITTER * random());
+    const wait = spread(waitAfter(judgement, group.course, [...group.members.values()]));
+    schedule(group, isAsked(group) ? 0 : Math.max(wait, group.notBefore - now()));
+    for (const key of group.members.keys()) onResult(key);
   }
 
   function spread(ms: number): number {
@@ -155,51 +227,118 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
 
   return {
     set(key, target, known) {
-      const entry = entries.get(key);
+      const before = members.get(key);
       if (!target || closed) {
-        if (entry) stop(entry);
-        entries.delete(key);
+        if (before) leave(key, before);
+        members.delete(key);
         return;
       }
-      if (!entry) {
-        const fresh: Entry = {
-          target,
-          timer: undefined,
-          dueAt: 0,
-          notBefore: 0,
-          running: undefined,
-          result: undefined,
-          health: known,
-          failures: 0,
-          successes: 0,
-        };
-        entries.set(key, fresh);
-        schedule(key, fresh, known === 'healthy' ? random() * target.intervalMs : 0);
-        return;
+      const group = groupOf(target);
+      const member = before ?? {
+        group,
+        target,
+        standing: { ...NEW, health: known },
+        answered: known && target.recheck,
+      };
+      members.set(key, member);
+      if (member.target.fingerprint !== target.fingerprint) member.standing = NEW;
+      member.target = target;
+      if (member.group !== group) {
+        leave(key, member);
+        member.group = group;
       }
-      const old = entry.target;
-      entry.target = target;
-      if (old.fingerprint !== target.fingerprint) {
-        stop(entry);
-        entry.result = undefined;
-        entry.health = undefined;
-        entry.failures = 0;
-        entry.successes = 0;
-        schedule(key, entry, 0);
-      } else if (old.recheck !== target.recheck) {
-        stop(entry);
-        schedule(key, entry, 0);
-      } else if (old.intervalMs > target.intervalMs && !entry.running) {
-        const wait = Math.min(entry.dueAt - now(), spread(target.intervalMs));
-        schedule(key, entry, Math.max(entry.notBefore - now(), wait, 0));
-      }
+      if (!group.members.has(key)) join(key, member, before ? undefined : known);
+      else probeWithin(group, target.intervalMs * (1 + JITTER), spread(target.intervalMs));
+      // A probe that runs is not ended, or who asks all the time would keep the others from any answer. Another follows.
+      if (isUnanswered(member) && group.dueAt > now()) schedule(group, 0);
     },
-    result: key => entries.get(key)?.result,
+    result(key) {
+      const { target, answered, standing } = members.get(key) ?? {};
+      return target && standing?.verdict
+        ? { fingerprint: target.fingerprint, recheck: answered, verdict: standing.verdict }
+        : undefined;
+    },
     async close() {
       closed = true;
-      for (const entry of entries.values()) stop(entry);
-      entries.clear();
+      for (const group of groups.values()) stop(group);
+      groups.clear();
+      members.clear();
       await Promise.allSettled(running);
     },
   };
+}
+
+/** A group has members as long as it is there. */
+function first({ members }: Group): Target {
+  for (const { target } of members.values()) return target;
+  throw new Error('a group without members was not forgotten');
+}
+
+function isUnanswered({ target, answered }: Member): boolean {
+  return target.recheck !== undefined && target.recheck !== answered;
+}
+
+function isAsked({ members }: Group): boolean {
+  return [...members.values()].some(isUnanswered);
+}
+
+/** Where a judgement brings a connector; one that is inconclusive changes nothing that was known. */
+export function advance(
+  before: Standing,
+  judgement: Judgement,
+  { failureThreshold, successThreshold }: Pick<Target, 'failureThreshold' | 'successThreshold'>,
+): Standing {
+  const { conclusive, verdict } = judgement;
+  if (!conclusive) return before.health === undefined ? { ...before, verdict } : before;
+  const failures = verdict.healthy ? 0 : before.failures + 1;
+  const successes = verdict.healthy ? before.successes + 1 : 0;
+  const open = verdict.healthy
+    ? before.health === 'failed' && successes < successThreshold
+    : before.health === 'healthy' && failures < failureThreshold;
+  if (open) return { ...before, failures, successes };
+  return { health: verdict.healthy ? 'healthy' : 'failed', failures, successes, verdict };
+}
+
+/** How a group goes on with one more judgement. */
+export function count({ failures, doubts }: Course, judgement: Judgement): Course {
+  const left = leavesOpen(judgement) ? doubts + 1 : 0;
+  if (!judgement.conclusive) return { failures, doubts: left };
+  return { failures: judgement.verdict.healthy ? 0 : failures + 1, doubts: left };
+}
+
+/** Whether it says nothing of the server, or not which tools it has. */
+function leavesOpen({ conclusive, verdict: { server } }: Judgement): boolean {
+  return !conclusive || (server !== undefined && !server.tools);
+}
+
+/**
+ * Time from one probe to the next, in ms and before it is spread. Who is between two thresholds is asked as soon as it
+ * would be alone, also when it joined others who have failed for long; all others go at the pace of their group.
+ */
+export function waitAfter(
+  judgement: Judgement,
+  { failures, doubts }: Course,
+  members: readonly Pick<Member, 'standing' | 'target'>[],
+): number {
+  const intervalMs = members.reduce(
+    (least, { target }) => Math.min(least, target.intervalMs),
+    Number.POSITIVE_INFINITY,
+  );
+  const after = (firstMs: number, times: number): number => Math.min(intervalMs, firstMs * 2 ** Math.max(0, times - 1));
+  if (!judgement.conclusive) {
+    return judgement.verdict.verified.reason === 'RateLimited' ? intervalMs : after(FIRST_DOUBT_MS, doubts);
+  }
+  if (judgement.verdict.healthy) {
+    if (members.some(({ standing }) => standing.health === 'failed')) return after(FIRST_RETRY_MS, 1);
+    return doubts > 0 ? after(FIRST_DOUBT_MS, doubts) : intervalMs;
+  }
+  const undecided = members.filter(({ standing }) => standing.health === 'healthy');
+  const fewest = undecided.reduce((least, { standing }) => Math.min(least, standing.failures), failures);
+  return after(FIRST_RETRY_MS, fewest);
+}
+
+/** Time in which the first probe is to come, in ms: at once if nothing is known. */
+export function firstWait(known: Health, intervalMs: number): number {
+  if (known === 'healthy') return intervalMs;
+  return known === 'failed' ? Math.min(intervalMs, FAILED_BEFORE_MS) : 0;
 }

@@ -174,12 +174,15 @@ export function hotLoopMetric(registry: Registry, controller: string): () => voi
   return () => total.inc({ controller });
 }
 
-/** Figures of probes, by what they found. */
-export function probeMetrics(registry: Registry): { probed(outcome: string, seconds: number): void } {
+/** Figures of probes: what they found, and how busy the `slots` are, which are asked at each scrape. */
+export function probeMetrics(
+  registry: Registry,
+  slots: { running(): number; waiting(): number },
+): { probed(outcome: string, seconds: number): void } {
   const registers = [registry];
   const total = new Counter({
     name: 'personal_connector_probes_total',
-    help: 'Probes, by what they found.',
+    help: 'Probes, by what they found. Connectors with the same target and credentials share one.',
     labelNames: ['outcome'],
     registers,
   });
@@ -189,10 +192,36 @@ export function probeMetrics(registry: Registry): { probed(outcome: string, seco
     buckets: SECONDS,
     registers,
   });
+  new Gauge({
+    name: 'personal_connector_probes_running',
+    help: 'Probes that run at the moment.',
+    registers,
+    collect() {
+      this.set(slots.running());
+    },
+  });
+  new Gauge({
+    name: 'personal_connector_probes_waiting',
+    help: 'Probes that are due and wait for a slot, or for the rate limit of their host.',
+    registers,
+    collect() {
+      this.set(slots.waiting());
+    },
+  });
   return {
     probed(outcome, took) {
       total.inc({ outcome });
       seconds.observe(took);
     },
   };
+}
+
+/** Servers that came to offer other tools than before. */
+export function toolsMetric(registry: Registry): () => void {
+  const total = new Counter({
+    name: 'personal_connector_tools_changed_total',
+    help: 'Times that a server was found to offer other tools, descriptions or input schemas than before.',
+    registers: [registry],
+  });
+  return () => total.inc();
 }

@@ -48,7 +48,7 @@ async function createPlace({ onTestFinished }: Context, { policy, at }: PlaceOpt
       catalog: { jira: { image: 'example.com/jira', defaultVersion: '1.0.0', port: server.port } },
       addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
       ...policy,
-      probe: { intervalSeconds: 0.5, perHost: 32, ...policy?.probe },
+      probe: { intervalSeconds: 0.5, perHost: 32, perHostPerSecond: 1000, ...policy?.probe },
     });
   const operators = [await start()];
   onTestFinished(async () => {

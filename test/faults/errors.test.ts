@@ -72,7 +72,7 @@ async function createPlace(atEnd: Place['atEnd']): Promise<Place> {
         addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
         readSecrets: true,
         // So that it is seen at once when a server comes back: what a person would wait for is the interval.
-        probe: { intervalSeconds: 0.5, perHost: 32 },
+        probe: { intervalSeconds: 0.5, perHost: 32, perHostPerSecond: 1000 },
         ...policy,
       },
       async host => (names.has(host) ? ['127.0.0.1'] : lookupHosted(host)),

@@ -129,7 +129,7 @@ async function createPlace(): Promise<Place> {
           catalog: { jira: { image: 'example.com/jira', defaultVersion: '1.0.0' } },
           addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
           readSecrets: true,
-          probe: { perHost: 32 },
+          probe: { perHost: 32, perHostPerSecond: 1000 },
         },
       );
       // It ends before what it speaks with does.

@@ -83,9 +83,10 @@ export function childrenOf({ children }: Snapshot): string[] {
 
 /** Lets so many do their work at a time; the others wait for their turn. */
 export function inTurn(atATime: number): <T>(work: () => Promise<T>) => Promise<T> {
-  const limiter = createLimiter({ total: atATime, perHost: atATime });
+  // One host is what bounds: of all slots a tenant may hold 3/4, and 3/4 of twice as many are more than enough.
+  const limiter = createLimiter({ total: 2 * atATime, perHost: atATime });
   return async work => {
-    const release = await limiter.acquire('', new AbortController().signal);
+    const release = await limiter.acquire({ host: '', tenant: '' }, new AbortController().signal);
     try {
       return await work();
     } finally {

@@ -45,7 +45,7 @@ export function policyFor({ ports }: World): PolicyInput {
     allowedImages: ['example.com/*'],
     addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
     // All servers are on one address.
-    probe: { perHost: 32 },
+    probe: { perHost: 32, perHostPerSecond: 1000 },
   };
 }
 

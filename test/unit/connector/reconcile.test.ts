@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { PersonalConnector } from '../../../src/api/connector.ts';
+import { ANNOTATION, type PersonalConnector } from '../../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../../src/api/generated.ts';
 import { CHILD_TYPES, projectChild, projectConnector } from '../../../src/connector/children.ts';
 import type { PolicyInput } from '../../../src/connector/policy.ts';
@@ -7,6 +7,7 @@ import { createReconciler } from '../../../src/connector/reconcile.ts';
 import { createStores } from '../../../src/connector/stores.ts';
 import { ApiError } from '../../../src/kube/errors.ts';
 import type { EventRecord } from '../../../src/kube/events.ts';
+import type { Outcome as Probed } from '../../../src/probe/outcome.ts';
 import type { ProbeResult } from '../../../src/probe/schedule.ts';
 import type { Target } from '../../../src/probe/target.ts';
 import { judge } from '../../../src/probe/verdict.ts';
@@ -77,13 +78,13 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
 const remote = (spec: Partial<PersonalConnectorSpec> = {}, metadata = {}): PersonalConnector =>
   makeConnector('custom', spec, { metadata: { name: 'mine', ...metadata } });
 
-const answered = (target: Target | undefined): ProbeResult => ({
+const answered = (
+  target: Target | undefined,
+  outcome: Probed = { kind: 'answered', server: { protocolVersion: '2025-11-25', capabilities: [] } },
+): ProbeResult => ({
   fingerprint: target?.fingerprint ?? '',
   recheck: undefined,
-  verdict: judge(
-    { kind: 'answered', server: { protocolVersion: '2025-11-25', capabilities: [] } },
-    { url: 'https://mcp.example.com', credentials: false },
-  ).verdict,
+  verdict: judge(outcome, { url: 'https://mcp.example.com', credentials: false }).verdict,
 });
 
 describe('a remote connector', () => {
@@ -122,25 +123,60 @@ describe('a remote connector', () => {
     expect([calls, events]).toEqual([[], ['mine Normal Ready']]);
   });
 
-  it('is known to be healthy by the status of an earlier life, as long as it speaks of this spec', async () => {
-    const first = make([remote()]);
-    await first.reconcile('mine');
-    first.results.set('team/mine', answered(first.probes.get('team/mine')));
-    await first.reconcile('mine');
-    const status = first.status('mine') ?? {};
+  const GOOD: Probed = {
+    kind: 'answered',
+    server: { protocolVersion: '2025-11-25', capabilities: [], tools: { names: [], count: 0, hash: 'sha256:1' } },
+  };
+  const BAD: Probed = { kind: 'refused' };
+  it.each<[string, Probed, { recheck?: string; asked?: string; generation?: number }, string | undefined]>([
+    ['healthy', GOOD, {}, 'healthy'],
+    ['healthy, with a user to authorize', { kind: 'unauthorized', challenge: undefined }, {}, 'healthy'],
+    ['not at MCP', { kind: 'not-mcp', why: 'x' }, {}, 'failed'],
+    ['not to be reached', BAD, {}, 'failed'],
+    ['out of its reach', { kind: 'insufficient-scope', challenge: {} }, {}, 'failed'],
+    ['unknown', { kind: 'broken', why: 'x' }, {}, undefined],
+    ['healthy by another spec', GOOD, { generation: 2 }, undefined],
+    ['not to be reached by another spec', BAD, { generation: 2 }, undefined],
+    ['healthy, and was rechecked', GOOD, { recheck: 'r1', asked: 'r1' }, 'healthy'],
+    ['not to be reached, and was rechecked', BAD, { recheck: 'r1', asked: 'r1' }, 'failed'],
+    ['healthy before a recheck that nobody answered', GOOD, { recheck: 'r1', asked: 'r2' }, undefined],
+    ['not to be reached before such a recheck', BAD, { asked: 'r2' }, undefined],
+    ['healthy, with a recheck that is not asked any more', GOOD, { recheck: 'r1' }, 'healthy'],
+  ])(
+    'is told to the prober with what the status of an earlier life says: %s',
+    async (_what, outcome, { recheck, asked, generation = 1 }, known) => {
+      const first = make([remote()]);
+      await first.reconcile('mine');
+      const target = first.probes.get('team/mine');
+      first.results.set('team/mine', { ...answered(target, outcome), recheck });
+      await first.reconcile('mine');
+      const status = first.status('mine') ?? {};
 
-    const second = make([{ ...remote(), status }]);
+      const annotations = asked === undefined ? {} : { [ANNOTATION.recheck]: asked };
+      const second = make([{ ...remote({}, { generation, annotations }), status }]);
+      await second.reconcile('mine');
+      expect(second.known).toEqual([known]);
+      // What was known stays on the status until a probe says otherwise.
+      if (known) expect(second.calls).toEqual([]);
+    },
+  );
+
+  it('whose tools have changed is told to the prober as healthy: they are compared anew each time', async () => {
+    const spec = { probe: { approvedToolsHash: `sha256:${'0'.repeat(64)}` } };
+    const first = make([remote(spec)]);
+    await first.reconcile('mine');
+    first.results.set('team/mine', answered(first.probes.get('team/mine'), GOOD));
+    await first.reconcile('mine');
+    expect(first.ready('mine')).toBe('False ToolsChanged');
+    const second = make([{ ...remote(spec), status: first.status('mine') ?? {} }]);
     await second.reconcile('mine');
-    expect([second.known, second.calls]).toEqual([['healthy'], []]);
-
-    const changed = make([{ ...remote({}, { generation: 2 }), status }]);
-    await changed.reconcile('mine');
-    expect(changed.known).toEqual([undefined]);
+    expect(second.known).toEqual(['healthy']);
   });
 
   it.each<[string, Partial<PersonalConnectorSpec>, string]>([
     ['is no URL', { serverUrl: 'https://exa mple' }, 'False InvalidSpec'],
     ['is denied by the policy', { serverUrl: 'http://169.254.169.254/' }, 'False AddressDenied'],
+    ['has a port that is denied', { serverUrl: 'https://mcp.example.com:22/' }, 'False AddressDenied'],
     ['is denied in another spelling', { serverUrl: 'http://0x7f.1/' }, 'False AddressDenied'],
   ])('whose URL %s is rejected and not probed', async (_what, spec, expected) => {
     const { reconcile, probes, ready, events } = make([remote(spec)]);

@@ -12,13 +12,13 @@ import { createQueue, type Queue } from '../../../src/runtime/queue.ts';
 
 function make() {
   const registry = createRegistry();
-  const state = { leads: false, now: 0 };
+  const state = { leads: false, now: 0, running: 0, waiting: 0 };
   const controller = controllerMetrics(registry, 'personalconnector');
   const queue: Queue = createQueue(
     queueMetrics(registry, 'personalconnector', () => queue),
     { now: () => state.now },
   );
-  const probes = probeMetrics(registry);
+  const probes = probeMetrics(registry, { running: () => state.running, waiting: () => state.waiting });
   const reflectors = reflectorMetrics(registry);
   const countHotLoop = hotLoopMetric(registry, 'personalconnector');
   leaderMetric(registry, 'operator', () => state.leads);
@@ -48,6 +48,8 @@ describe('metrics', () => {
       'workqueue_unfinished_work_seconds{name="personalconnector"} 0',
       'personal_connector_probe_seconds_sum 0',
       'personal_connector_probe_seconds_count 0',
+      'personal_connector_probes_running 0',
+      'personal_connector_probes_waiting 0',
       'reflector_watches_total{resource="pods"} 0',
       'reflector_failures_total{resource="pods"} 0',
       'personal_connector_hot_loops_total{controller="personalconnector"} 0',
@@ -171,6 +173,14 @@ describe('metrics', () => {
         'personal_connector_probes_total{outcome="timeout"} 1',
         'personal_connector_probe_seconds_count 3',
       ]),
+    );
+  });
+
+  it('tell at each scrape how many probes run and wait', async () => {
+    const { state, samples } = make();
+    Object.assign(state, { running: 2, waiting: 7 });
+    expect(await samples()).toEqual(
+      expect.arrayContaining(['personal_connector_probes_running 2', 'personal_connector_probes_waiting 7']),
     );
   });
 });
