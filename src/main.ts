@@ -14,10 +14,12 @@ import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from 
 import { createEventRecorder } from './kube/events.ts';
 import { type Election, startElection } from './kube/lease.ts';
 import { createTransport } from './kube/transport.ts';
+import { createDialer } from './probe/dial.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
 import { createLimiter } from './probe/limiter.ts';
 import { createProbe } from './probe/mcp.ts';
 import { createProbeScheduler } from './probe/schedule.ts';
+import { runProbeCommand } from './probe-command.ts';
 import { startController } from './runtime/controller.ts';
 import { startHealthServer } from './runtime/health.ts';
 import { createHotLoopGuard } from './runtime/hot-loop.ts';
@@ -29,6 +31,7 @@ import {
   probeMetrics,
   queueMetrics,
   reflectorMetrics,
+  toolsMetric,
 } from './runtime/metrics.ts';
 import { createQueue, type Priority, type Queue } from './runtime/queue.ts';
 
@@ -54,6 +57,11 @@ export interface OperatorOptions {
   onLost?: () => void;
 }
 
+/** As the API server and the servers that are probed get to know it. */
+const IDENTITY = {
+  client: { name: OPERATOR, version: packageJson.version },
+  userAgent: `${OPERATOR}/${packageJson.version} (+${packageJson.homepage})`,
+};
 const CONTROLLER = 'personalconnector';
 const DRAIN_MS = 30_000;
 /** In a row, with back-off between them: the cache had the time to learn what is there. */
@@ -64,8 +72,7 @@ const WATCH_DEAD_MS = 600_000;
 export async function startOperator(options: OperatorOptions): Promise<Operator> {
   const { kubeConfig, config, log, lookup, onLost } = options;
   const { policy } = config;
-  const { version, homepage } = packageJson;
-  const userAgent = `${OPERATOR}/${version} (+${homepage})`;
+  const { client: probeClient, userAgent } = IDENTITY;
   /** Ends the watches; `hard` aborts the work in hand as well. */
   const watching = new AbortController();
   const hard = new AbortController();
@@ -102,11 +109,18 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     queue.add(key, priority);
   };
   const guard = createGuard(policy.addressPolicy, lookup);
+  const { concurrency: total, perHost, perHostPerSecond } = policy.probe;
+  const limiter = createLimiter({ total, perHost, perHostPerSecond });
   const probes = createProbeScheduler({
-    probe: createProbe({ guard, trustedGuard: openGuard(lookup), client: { name: OPERATOR, version }, userAgent }),
-    limiter: createLimiter({ total: policy.probe.concurrency, perHost: policy.probe.perHost }),
+    probe: createProbe({
+      dial: createDialer({ guard, proxy: policy.probe.proxy }),
+      dialTrusted: createDialer({ guard: openGuard(lookup) }),
+      client: probeClient,
+      userAgent,
+    }),
+    limiter,
     onResult: key => wake(key, 'probe'),
-    observer: probeMetrics(registry),
+    observer: probeMetrics(registry, limiter),
   });
   const events = createEventRecorder({
     client,
@@ -149,6 +163,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     probes,
     events,
     context: { policy, guard, operatorNamespace: config.podNamespace },
+    onToolsChanged: toolsMetric(registry),
   });
   const ready = Promise.all(reflectors.map(reflector => reflector.synced)).then(() => {
     if (watching.signal.aborted) return;
@@ -263,6 +278,9 @@ export function fail(error: unknown): never {
 
 if (import.meta.main) {
   try {
+    const [command, ...args] = process.argv.slice(2);
+    if (command === 'probe')
+      process.exit(await runProbeCommand({ ...IDENTITY, args, stdout: process.stdout, stderr: process.stderr }));
     const config = readConfig(process.argv.slice(2), process.env);
     if (config === 'help') process.stdout.write(USAGE);
     else await runProcess(config);

@@ -53,7 +53,7 @@ export interface PersonalConnectorSpec {
    */
   serverUrl?: string;
   /**
-   * How the MCP server speaks: `http` (Streamable HTTP), `websocket`, or `stdio` (aitronos_built only). Absent, the catalog's entry decides, else http. This version of the operator serves http; it says InvalidSpec to the others.
+   * How the MCP server speaks: `http` (Streamable HTTP, or HTTP+SSE of 2024-11-05), `websocket` (with the subprotocol mcp, which is outside the specification of MCP; official and custom only), or `stdio` (aitronos_built only). Absent, the catalog's entry decides, else http. This version of the operator does not host stdio servers yet; it says InvalidSpec to them.
    */
   serverType?: 'http' | 'websocket' | 'stdio';
   /**
@@ -502,6 +502,10 @@ export interface PersonalConnectorStatus {
      * Names of the capabilities that the server offers.
      */
     capabilities?: string[];
+    /**
+     * Characters of the instructions that the server gives to models; what they say is not kept.
+     */
+    instructionsLength?: number;
     /**
      * How many tools the server offers.
      */

@@ -256,6 +256,10 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
     if (status === 'False' && type !== 'Ready') events.push({ type: 'Warning', reason, action: type, note: message });
     if (status === 'True' && type === 'Ready') events.push({ type: 'Normal', reason, action: type, note: message });
   }
+  const tools = toolsChanged(before, next);
+  // Against an approval, that is a condition and has its Event.
+  if (tools !== undefined && !events.some(({ reason }) => reason === 'ToolsChanged'))
+    events.push({ type: 'Normal', reason: 'ToolsChanged', action: 'Verified', note: tools });
   const { lifecycle, replacedBy } = connector.spec;
   const told = before?.conditions?.some(({ message }) => message.includes('; deprecated'));
   if (lifecycle === 'deprecated' && before?.observedGeneration !== next.observedGeneration && !told) {
@@ -263,6 +267,30 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
     events.push({ type: 'Warning', reason: 'Deprecated', action: 'Lifecycle', note });
   }
   return events;
+}
+
+/** What is new of a server's tools, in words; undefined if nothing is, or it is another server. */
+export function toolsChanged(
+  before: PersonalConnectorStatus | undefined,
+  next: PersonalConnectorStatus,
+): string | undefined {
+  const [old, now] = [before?.server, next.server];
+  if (before?.serverUrl !== next.serverUrl || !old?.toolsHash || !now?.toolsHash || old.toolsHash === now.toolsHash)
+    return undefined;
+  const news = (some: string[] = [], others: string[] = []): string[] => some.filter(name => !others.includes(name));
+  const [added, removed] = [news(now.tools, old.tools), news(old.tools, now.tools)];
+  const parts = [
+    added.length > 0 && `added ${shortList(added)}`,
+    removed.length > 0 && `removed ${shortList(removed)}`,
+  ].filter(part => part !== false);
+  const what = parts.length > 0 ? parts.join('; ') : 'descriptions or input schemas';
+  return `the tools of the server changed: ${what}; their hash is ${now.toolsHash}`;
+}
+
+function shortList(names: readonly string[]): string {
+  const most = 5;
+  const more = names.length > most ? ` and ${names.length - most} more` : '';
+  return names.slice(0, most).join(', ') + more;
 }
 
 function isoSeconds(date: Date): string {

@@ -44,6 +44,8 @@ export function targetOf(
     url: plan.serverUrl,
     trusted: progress.trusted,
     fingerprint: JSON.stringify([plan.serverUrl, progress.revision, headers, caBundle]),
+    tenant: metadata.namespace,
+    audience: headers.length > 0 || caBundle ? metadata.namespace : '',
     intervalMs: duration(probe.interval) ?? policy.probe.intervalSeconds * 1000,
     timeoutMs: duration(probe.timeout) ?? policy.probe.timeoutSeconds * 1000,
     failureThreshold: probe.failureThreshold ?? DEFAULT_FAILURE_THRESHOLD,

@@ -1,240 +1,294 @@
-/** One probe: a real MCP client connects, asks who is there and which tools it has, and leaves nothing open. */
+/**
+ * One probe: finds out which revision of MCP a server speaks, asks who it is and which tools it has, and leaves nothing
+ * open. The eras and how to tell them: https://modelcontextprotocol.io/specification/2026-07-28/basic/versioning
+ */
 
-import { createHash } from 'node:crypto';
-import {
-  Client,
-  extractWWWAuthenticateParams,
-  StreamableHTTPClientTransport,
-  UnsupportedProtocolVersionError,
-} from '@modelcontextprotocol/client';
-import { openExchange, type Seen, UnreadableAnswer } from './fetch.ts';
-import { AddressDenied, type Guard } from './guard.ts';
-import type { Challenge, Outcome, ServerFacts } from './outcome.ts';
-import { CredentialsMissing, type Target } from './target.ts';
+import { authorizationOf, withMetadata } from './authorization.ts';
+import { type Call, type Channel, getEventStream, openSse, openStreamable } from './channel.ts';
+import { classify, isReset } from './classify.ts';
+import type { Dialer } from './dial.ts';
+import { NotMcp, Refused, VersionMismatch } from './failure.ts';
+import { type Exchange, openExchange, type Step } from './http.ts';
+import type { Outcome, ServerFacts, ToolFacts } from './outcome.ts';
+import { isRecord } from './rpc.ts';
+import { CredentialsMissing, type Era, type Memory, type Target } from './target.ts';
 import { cleanText } from './text.ts';
+import { hashTools, listTools } from './tools.ts';
+import { openWebSocket } from './websocket.ts';
 
-/** As many names as the status holds (design: tools ≤ 128). */
-const MAX_TOOL_NAMES = 128;
-const MAX_PAGES = 32;
+/** Revisions in which each request says all that there is to know, newest first. */
+const MODERN = ['2026-07-28'] as const;
+/** Revisions that begin with an `initialize`, newest first. */
+const LEGACY: readonly [string, ...string[]] = ['2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05', '2024-10-07'];
+/** Errors that only a modern server gives: of headers, of capabilities, of versions. */
+const MODERN_ERRORS = new Set([-32020, -32021, -32022]);
+const UNSUPPORTED_VERSION = -32022;
+/** A server that was modern once may speak both eras today. */
+const ERA_KNOWN_FOR_MS = 24 * 3_600_000;
 
 export interface ProbeOptions {
   /** For URLs that people wrote. */
-  guard: Guard;
+  dial: Dialer;
   /** For URLs that the operator built. */
-  trustedGuard: Guard;
+  dialTrusted: Dialer;
   client: { name: string; version: string };
   userAgent: string;
+  /** Told of each step, as it is done. */
+  onStep?: (step: Step) => void;
 }
 
 /** Makes the function that probes a target. It never throws, and ends within the target's timeout and 2 s. */
-export function createProbe({ guard, trustedGuard, client: identity, userAgent }: ProbeOptions) {
-  return async function probe(target: Target, signal: AbortSignal): Promise<Outcome> {
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(target.timeoutMs)]);
+export function createProbe({ dial, dialTrusted, client, userAgent, onStep }: ProbeOptions) {
+  return async function probe(target: Target, memory: Memory, signal: AbortSignal): Promise<Outcome> {
+    // One signal for all that ends a probe: composed ones cost more than all else that a probe does.
+    const ending = new AbortController();
+    const abort = (): void => ending.abort(signal.reason);
+    const late = setTimeout(
+      () => ending.abort(new DOMException('the probe took too long', 'TimeoutError')),
+      target.timeoutMs,
+    );
+    signal.addEventListener('abort', abort);
+    if (signal.aborted) abort();
+    try {
+      return await probeUntil(ending, target, memory);
+    } finally {
+      clearTimeout(late);
+      signal.removeEventListener('abort', abort);
+    }
+  };
+
+  async function probeUntil(ending: AbortController, target: Target, memory: Memory): Promise<Outcome> {
     let secrets: Awaited<ReturnType<NonNullable<Target['secrets']>>> | undefined;
     try {
-      secrets = await target.secrets?.(deadline);
+      secrets = await target.secrets?.(ending.signal);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       return { kind: error instanceof CredentialsMissing ? 'credentials-missing' : 'broken', why };
     }
     const exchange = openExchange({
-      url: target.url,
-      guard: target.trusted ? trustedGuard : guard,
-      headers: secrets?.headers ?? {},
+      url: new URL(target.url),
+      dial: target.trusted ? dialTrusted : dial,
+      credentials: secrets?.headers ?? {},
       ca: secrets?.ca,
       userAgent,
-      timeoutMs: target.timeoutMs,
-      signal: deadline,
+      ending,
+      onStep,
     });
-    const transport = new StreamableHTTPClientTransport(new URL(target.url), { fetch: exchange.fetch });
-    const client = new Client(identity, { versionNegotiation: { mode: 'auto' }, listMaxPages: MAX_PAGES });
-    const limits = { signal: deadline, timeout: target.timeoutMs };
     try {
-      await client.connect(transport, limits);
-      const tools = client.getServerCapabilities()?.tools
-        ? await listTools(client, limits)
-        : { names: [], count: 0, hash: hashTools([]) };
-      return { kind: 'answered', server: describeServer(client, tools) };
-    } catch (error) {
-      return classify(error, exchange.seen, target, deadline);
+      const found = await converse(exchange, { target, memory, client }).catch(error =>
+        classify(error, target, exchange.signal),
+      );
+      return await withMetadata(exchange, found, target, memory);
     } finally {
-      await exchange.endSession(client.getNegotiatedProtocolVersion());
-      await client.close().catch(() => {});
       await exchange.close();
     }
-  };
-}
-
-async function listTools(
-  client: Client,
-  limits: { signal: AbortSignal; timeout: number },
-): Promise<ServerFacts['tools']> {
-  try {
-    const { tools } = await client.listTools(undefined, { ...limits, cacheMode: 'bypass' });
-    const names = tools.map(tool => cleanText(tool.name, 128)).sort();
-    return { names: names.slice(0, MAX_TOOL_NAMES), count: names.length, hash: hashTools(tools) };
-  } catch {
-    // It has proved to be an MCP server; that it will not list its tools now (429, a stall) does not undo that.
-    return undefined;
   }
 }
 
-/** sha256 over the tools' names, descriptions and input schemas, whatever order the server gives them in. */
-export function hashTools(
-  tools: readonly { name: string; description?: string | undefined; inputSchema?: unknown }[],
-): string {
-  const canonical = tools
-    .map(({ name, description, inputSchema }) => JSON.stringify([name, description ?? '', sortKeys(inputSchema)]))
-    .sort();
-  return `sha256:${createHash('sha256').update(canonical.join('\n')).digest('hex')}`;
+interface Circumstances {
+  target: Target;
+  memory: Memory;
+  client: ProbeOptions['client'];
+  /** Of the first request; absent, as long as the probe lasts. */
+  limit?: AbortSignal;
 }
 
-function sortKeys(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(sortKeys);
-  if (value === null || typeof value !== 'object') return value;
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([key, child]) => [key, sortKeys(child)]),
-  );
+/** Finds the era and talks to the server. Throws what it ran into. */
+async function converse(exchange: Exchange, circumstances: Circumstances): Promise<Outcome> {
+  const { target, memory } = circumstances;
+  const url = new URL(target.url);
+  if (url.protocol === 'ws:' || url.protocol === 'wss:') {
+    return talk(await openWebSocket(exchange, url), channel => initialize(channel, circumstances));
+  }
+  const { era } = memory;
+  if (era && performance.now() - era.learntAt < ERA_KNOWN_FOR_MS) {
+    try {
+      return await ATTEMPTS[era.kind](exchange, url, circumstances);
+    } catch (error) {
+      if (!speaksOtherwise(error)) throw error;
+    }
+  }
+  memory.era = undefined;
+  const [kind, found] = await detect(exchange, url, circumstances);
+  memory.era = { kind, learntAt: performance.now() };
+  return found;
 }
 
-function describeServer(client: Client, tools: ServerFacts['tools']): ServerFacts {
-  const info = client.getServerVersion();
-  return {
-    ...(info?.name && { name: cleanText(info.name, 128) }),
-    ...(info?.title && { title: cleanText(info.title, 128) }),
-    ...(info?.version && { version: cleanText(info.version, 64) }),
-    protocolVersion: cleanText(client.getNegotiatedProtocolVersion() ?? '', 32),
-    capabilities: Object.keys(client.getServerCapabilities() ?? {})
-      .map(name => cleanText(name, 64))
+const ATTEMPTS: Record<Era, (exchange: Exchange, url: URL, circumstances: Circumstances) => Promise<Outcome>> = {
+  modern: (exchange, url, circumstances) =>
+    talk(openStreamable(exchange, url), channel => discover(channel, circumstances)),
+  legacy: (exchange, url, circumstances) =>
+    talk(openStreamable(exchange, url), channel => initialize(channel, circumstances)),
+  sse: async (exchange, url, circumstances) =>
+    talk(await openSse(exchange, await getEventStream(exchange, url)), channel => initialize(channel, circumstances)),
+};
+
+async function talk(channel: Channel, conversation: (channel: Channel) => Promise<Outcome>): Promise<Outcome> {
+  try {
+    return await conversation(channel);
+  } finally {
+    await channel.end();
+  }
+}
+
+/** Tries one era after the other: the newest first, as an older one may be served beside it. */
+async function detect(exchange: Exchange, url: URL, circumstances: Circumstances): Promise<[Era, Outcome]> {
+  // Some servers let a request hang that they do not know: half of the time is left for one that they do.
+  const patience = AbortSignal.timeout(circumstances.target.timeoutMs / 2);
+  const limit = AbortSignal.any([exchange.signal, patience]);
+  let first: unknown;
+  try {
+    return ['modern', await ATTEMPTS.modern(exchange, url, { ...circumstances, limit })];
+  } catch (error) {
+    if (exchange.signal.aborted || !(patience.aborted || mayBeLegacy(error))) throw error;
+    first = error;
+  }
+  let second: unknown;
+  try {
+    return ['legacy', await ATTEMPTS.legacy(exchange, url, circumstances)];
+  } catch (error) {
+    // It is modern, and was only slow.
+    if (isModernError(error) && patience.aborted)
+      return ['modern', await ATTEMPTS.modern(exchange, url, circumstances)];
+    const saidMore = isModernError(error) || first instanceof VersionMismatch || isStatus(first, 401);
+    second = saidMore && !isStatus(error, 401) ? first : error;
+    if (exchange.signal.aborted || !isStatus(error, 400, 404, 405, 406, 415, 501)) throw second;
+  }
+  // That there is no event stream either says less than why there is no answer to a POST.
+  const stream = await getEventStream(exchange, url).catch(error => {
+    throw isStatus(error, 401, 403, 429) ? error : second;
+  });
+  return ['sse', await talk(await openSse(exchange, stream), channel => initialize(channel, circumstances))];
+}
+
+/** 429 and what happens before HTTP say nothing of the era, and would be said again. */
+function mayBeLegacy(error: unknown): boolean {
+  if (error instanceof NotMcp || error instanceof VersionMismatch) return true;
+  if (error instanceof Refused) return error.status !== 429 && !isModernError(error);
+  return isReset(error);
+}
+
+/** Whether a server that was known to speak one era seems to speak another one by now. */
+function speaksOtherwise(error: unknown): boolean {
+  return error instanceof NotMcp || isStatus(error, 200, 400, 404, 405, 406, 415, 501);
+}
+
+function isModernError(error: unknown): boolean {
+  return error instanceof Refused && error.rpc !== undefined && MODERN_ERRORS.has(error.rpc.code);
+}
+
+function isStatus(error: unknown, ...statuses: number[]): boolean {
+  return error instanceof Refused && statuses.includes(error.status);
+}
+
+/** The conversation of the modern era. */
+async function discover(channel: Channel, circumstances: Circumstances): Promise<Outcome> {
+  const { client, limit } = circumstances;
+  const [version] = MODERN;
+  const envelope = (method: string, params: object): Call => ({
+    method,
+    params: {
+      ...params,
+      _meta: {
+        'io.modelcontextprotocol/protocolVersion': version,
+        'io.modelcontextprotocol/clientInfo': client,
+        'io.modelcontextprotocol/clientCapabilities': {},
+      },
+    },
+    headers: { 'mcp-protocol-version': version, 'mcp-method': method },
+  });
+  let supported: unknown;
+  try {
+    const result = await channel.request({ ...envelope('server/discover', {}), ...(limit && { signal: limit }) });
+    const { [SERVER_INFO]: info } = isRecord(result._meta) ? result._meta : {};
+    supported = result.supportedVersions;
+    if (versionsOf(supported).includes(version))
+      return await describe(channel, envelope, version, info, result, circumstances);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.rpc?.code !== UNSUPPORTED_VERSION) throw error;
+    supported = isRecord(error.rpc.data) ? error.rpc.data.supported : undefined;
+  }
+  const versions = versionsOf(supported);
+  if (Array.isArray(supported) && !versions.some(known => LEGACY.includes(known))) throw mismatch(versions);
+  throw new NotMcp('it does not speak the newest revision of MCP');
+}
+
+/** The conversation of the earlier era. */
+async function initialize(channel: Channel, circumstances: Circumstances): Promise<Outcome> {
+  const ask = (protocolVersion: string) =>
+    channel.request({
+      method: 'initialize',
+      params: { protocolVersion, capabilities: {}, clientInfo: circumstances.client },
+    });
+  const [newest] = LEGACY;
+  const result = await ask(newest).catch(error => {
+    // Instead of answering with a revision of its own, as it should.
+    const offered = error instanceof Refused && isRecord(error.rpc?.data) ? versionsOf(error.rpc.data.supported) : [];
+    if (offered.length === 0) throw error;
+    const common = LEGACY.find(known => known !== newest && offered.includes(known));
+    if (common === undefined) throw mismatch(offered);
+    return ask(common);
+  });
+  const version = result.protocolVersion;
+  if (typeof version !== 'string') throw new NotMcp('its answer to initialize names no revision of MCP');
+  if (!LEGACY.includes(version)) throw mismatch([version]);
+  channel.agreed(version);
+  await channel.notify('notifications/initialized');
+  return describe(channel, (method, params) => ({ method, params }), version, result.serverInfo, result, circumstances);
+}
+
+/** Who the server is and what it can do, from its answer to the first request and its list of tools. */
+async function describe(
+  channel: Channel,
+  envelope: (method: string, params: object) => Call,
+  protocolVersion: string,
+  serverInfo: unknown,
+  { capabilities, instructions }: Record<string, unknown>,
+  { memory }: Circumstances,
+): Promise<Outcome> {
+  const { name, title, version } = isRecord(serverInfo) ? serverInfo : {};
+  const can = isRecord(capabilities) ? Object.keys(capabilities) : [];
+  const server: ServerFacts = {
+    ...words('name', name, 128),
+    ...words('title', title, 128),
+    ...words('version', version, 64),
+    protocolVersion,
+    capabilities: can
+      .map(capability => cleanText(capability, 64))
       .sort()
       .slice(0, 32),
-    ...(tools && { tools }),
+    ...(typeof instructions === 'string' && instructions !== '' && { instructionsLength: instructions.length }),
   };
-}
-
-/** Turns a failed connection into an outcome, from what was seen on the wire rather than from the client's words. */
-export function classify(
-  error: unknown,
-  seen: Seen,
-  target: Pick<Target, 'url' | 'timeoutMs'>,
-  deadline: AbortSignal,
-): Outcome {
-  if (seen.error !== undefined) {
-    const outcome = classifyNetwork(seen.error, target);
-    if (outcome) return outcome;
-  }
-  if (deadline.aborted) return { kind: 'timeout', afterMs: target.timeoutMs };
-  const { status } = seen;
-  if (status === undefined) return { kind: 'broken', why: message(seen.error ?? error) };
-  if (error instanceof UnsupportedProtocolVersionError || /protocol version is not supported/i.test(message(error))) {
-    return { kind: 'protocol-mismatch', why: cleanText(message(error), 256) };
-  }
-  if (status === 401) return { kind: 'unauthorized', challenge: parseChallenge(seen) };
-  if (status === 403 && parseError(seen) === 'insufficient_scope') {
-    return { kind: 'insufficient-scope', challenge: parseChallenge(seen) ?? {} };
-  }
-  if (status === 408) return { kind: 'timeout', afterMs: target.timeoutMs };
-  if (status === 429) return { kind: 'rate-limited', retryAfterMs: retryAfterMs(seen.retryAfter) };
-  if (status === 403 || status === 404 || status === 410 || status === 421 || status >= 500)
-    return { kind: 'http-error', status };
-  if (status >= 300 && status < 400) return { kind: 'redirected', to: redirectTarget(seen.location, target.url) };
-  if (status >= 400) {
-    if (/already initialized/i.test(rpcErrorMessage(seen.errorBody))) return { kind: 'busy' };
-    return { kind: 'not-mcp', why: `it answers ${status} to an MCP request` };
-  }
-  const type = cleanText(seen.contentType.split(';')[0] ?? '', 64);
-  if (!/^(application\/json|text\/event-stream)$/i.test(type))
-    return { kind: 'not-mcp', why: `it answers ${type || 'without a content type'}` };
-  return { kind: 'not-mcp', why: `its ${type} answer is no MCP message` };
-}
-
-const DNS = new Set(['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'ENODATA', 'ESERVFAIL']);
-const TIMEOUTS = new Set(['UND_ERR_CONNECT_TIMEOUT', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT', 'ETIMEDOUT']);
-const RESETS = new Set(['ECONNRESET', 'UND_ERR_SOCKET', 'EPIPE', 'EHOSTUNREACH', 'ENETUNREACH', 'EADDRNOTAVAIL']);
-const UNREADABLE = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MAX_SIZE', 'UND_ERR_RESPONSE']);
-
-function classifyNetwork(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'>): Outcome | undefined {
-  for (const cause of causes(error)) {
-    if (cause instanceof AddressDenied) return { kind: 'address-denied', why: cause.message };
-    if (cause instanceof UnreadableAnswer) return { kind: 'not-mcp', why: cause.message };
-    const code = (cause as { code?: unknown }).code;
-    if ((cause as { name?: unknown }).name === 'HTTPParserError')
-      return { kind: 'not-mcp', why: 'its answer is not HTTP' };
-    if ((cause as { name?: unknown }).name === 'TimeoutError') return { kind: 'timeout', afterMs: timeoutMs };
-    if (typeof code !== 'string') continue;
-    if (DNS.has(code)) return { kind: 'dns', code };
-    if (code === 'ECONNREFUSED') return { kind: 'refused' };
-    if (RESETS.has(code)) return { kind: 'reset', code };
-    if (TIMEOUTS.has(code)) return { kind: 'timeout', afterMs: timeoutMs };
-    if (UNREADABLE.has(code)) return { kind: 'not-mcp', why: `its answer is too large or malformed (${code})` };
-    if (code.startsWith('HPE_')) return { kind: 'not-mcp', why: 'its answer is not HTTP' };
-    if (/CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL/.test(code)) return { kind: 'tls', code };
-  }
-  return undefined;
-}
-
-/** The error, its causes, and the parts of aggregate errors (one per address that was tried). */
-function* causes(error: unknown, depth = 0): Generator<object> {
-  if (typeof error !== 'object' || error === null || depth > 5) return;
-  yield error;
-  if (error instanceof AggregateError) for (const part of error.errors) yield* causes(part, depth + 1);
-  yield* causes((error as { cause?: unknown }).cause, depth + 1);
-}
-
-function parseChallenge(seen: Seen): Challenge | undefined {
-  if (!seen.wwwAuthenticate) return undefined;
-  const { resourceMetadataUrl, scope } = extractWWWAuthenticateParams(challengeResponse(seen));
-  const scopes = scope
-    ?.split(' ')
-    .filter(Boolean)
-    .slice(0, 32)
-    .map(part => cleanText(part, 128))
-    .sort();
-  return {
-    ...(resourceMetadataUrl && { resourceMetadataUrl: cleanText(resourceMetadataUrl.href, 2048) }),
-    ...(scopes?.length && { scopes }),
-  };
-}
-
-function parseError(seen: Seen): string | undefined {
-  return seen.wwwAuthenticate ? extractWWWAuthenticateParams(challengeResponse(seen)).error : undefined;
-}
-
-function challengeResponse({ wwwAuthenticate }: Seen): Response {
-  return new Response(null, { headers: { 'www-authenticate': wwwAuthenticate } });
-}
-
-/** Retry-After in ms, from seconds or an HTTP date; at most a day. */
-export function retryAfterMs(header: string, now = Date.now()): number | undefined {
-  if (header === '') return undefined;
-  const wait = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - now;
-  return Number.isFinite(wait) && wait >= 0 ? Math.min(wait, 86_400_000) : undefined;
-}
-
-/** Where a redirect points, without its query, which may hold secrets. */
-function redirectTarget(location: string, base: string): string {
+  if (!can.includes('tools')) return { kind: 'answered', server: { ...server, tools: NO_TOOLS } };
+  const now = performance.now();
+  if (memory.tools && now < memory.tools.freshUntil)
+    return { kind: 'answered', server: { ...server, tools: memory.tools.facts } };
   try {
-    const { origin, pathname } = new URL(location, base);
-    return cleanText(origin + pathname, 512);
-  } catch {
-    return 'nowhere that can be read';
+    const { facts, ttlMs } = await listTools(channel, envelope);
+    memory.tools = { facts, freshUntil: now + ttlMs };
+    return { kind: 'answered', server: { ...server, tools: facts } };
+  } catch (error) {
+    // It has proved to be an MCP server; that it will not list its tools now (429, a stall) does not undo that.
+    const refusal = error instanceof Refused ? authorizationOf(error) : undefined;
+    return { kind: 'answered', server, ...(refusal && { refusal }) };
   }
 }
 
-function rpcErrorMessage(body: string): string {
-  try {
-    const { error } = JSON.parse(body) as { error?: { message?: unknown } };
-    return typeof error?.message === 'string' ? error.message : '';
-  } catch {
-    return '';
-  }
+const SERVER_INFO = 'io.modelcontextprotocol/serverInfo';
+const NO_TOOLS: ToolFacts = { names: [], count: 0, hash: hashTools([]) };
+
+function words<K extends string>(key: K, value: unknown, most: number): { [P in K]?: string } {
+  const text = typeof value === 'string' ? cleanText(value, most) : '';
+  return text === '' ? {} : ({ [key]: text } as { [P in K]?: string });
 }
 
-/** What went wrong at the bottom of it; the client's own words above it say only that it failed. */
-function message(error: unknown): string {
-  const [deepest] = [...causes(error)].reverse();
-  const { message: text = String(error), code } = (deepest ?? {}) as { message?: string; code?: unknown };
-  return cleanText(typeof code === 'string' && !text.includes(code) ? `${code}: ${text}` : text, 256);
+function versionsOf(list: unknown): string[] {
+  return Array.isArray(list) ? list.filter(version => typeof version === 'string') : [];
+}
+
+function mismatch(versions: readonly string[]): VersionMismatch {
+  const theirs = versions.slice(0, 8).map(version => cleanText(version, 32));
+  return new VersionMismatch(
+    `the server speaks ${theirs.join(', ')}, and the operator ${[...MODERN, ...LEGACY].join(', ')}`,
+  );
 }

@@ -6,21 +6,35 @@ export interface ServerFacts {
   version?: string;
   protocolVersion: string;
   capabilities: string[];
+  /** Characters of the instructions that it gives to models; what they say is not kept. */
+  instructionsLength?: number;
   /** Absent when the server has tools and did not list them this time. */
-  tools?: { names: string[]; count: number; hash: string };
+  tools?: ToolFacts;
 }
 
+export interface ToolFacts {
+  /** Sorted, at most as many as a status holds. */
+  names: string[];
+  count: number;
+  hash: string;
+}
+
+/** How a server says that one may get in. Shown, and never trusted for more. */
 export interface Challenge {
   resourceMetadataUrl?: string;
+  authorizationServers?: string[];
   scopes?: string[];
 }
 
+/** It wants to know on whose behalf it is asked, or that they may do more. */
+export type Refusal = { kind: 'unauthorized' | 'insufficient-scope'; challenge: Challenge | undefined };
+
 export type Outcome =
-  | { kind: 'answered'; server: ServerFacts }
+  /** `refusal`: it says who it is, but wants authorization before it shows its tools. */
+  | { kind: 'answered'; server: ServerFacts; refusal?: Refusal }
   /** A server that serves one session at a time and has one already: it speaks MCP, and says no more. */
   | { kind: 'busy' }
-  | { kind: 'unauthorized'; challenge: Challenge | undefined }
-  | { kind: 'insufficient-scope'; challenge: Challenge }
+  | Refusal
   | { kind: 'rate-limited'; retryAfterMs: number | undefined }
   | { kind: 'http-error'; status: number }
   | { kind: 'redirected'; to: string }

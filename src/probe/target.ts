@@ -1,11 +1,17 @@
 /** What to probe and how: everything that a probe needs to know of a connector. */
 
+import type { Challenge, ToolFacts } from './outcome.ts';
+
 export interface Target {
   url: string;
   /** True for a server that the operator hosts: its URL was built by the operator, and the address guard lets it pass. */
   trusted: boolean;
   /** Changes when a result for the old target says nothing of the new one. */
   fingerprint: string;
+  /** Whose probe it is, for a fair share of slots: the namespace. */
+  tenant: string;
+  /** Targets with equal fingerprints and audiences see the same of a server: the namespace of the credentials, or empty. */
+  audience: string;
   intervalMs: number;
   timeoutMs: number;
   failureThreshold: number;
@@ -16,6 +22,19 @@ export interface Target {
   sendsCredentials: boolean;
   /** Read before each probe, so that a rotated credential works at once. Throws CredentialsMissing. */
   secrets: ((signal: AbortSignal) => Promise<Secrets>) | undefined;
+}
+
+/** `modern`: 2026-07-28 and later; `legacy`: earlier ones over Streamable HTTP; `sse`: 2024-11-05 over HTTP+SSE. */
+export type Era = 'modern' | 'legacy' | 'sse';
+
+/** What is known of a server from one probe to the next; empty at first, and when a recheck asks for all anew. */
+export interface Memory {
+  /** How the server wanted to be spoken to, and since when that is known, in ms of performance.now(). */
+  era?: { kind: Era; learntAt: number } | undefined;
+  /** What of its protected resource metadata (RFC 9728) is shown; empty where it has none. */
+  metadata?: { facts: Challenge; freshUntil: number };
+  /** Told to be good until then, in ms of performance.now(). */
+  tools?: { facts: ToolFacts; freshUntil: number };
 }
 
 export interface Secrets {

@@ -1,7 +1,7 @@
 /** Judges an outcome: pure, one line of meaning for each kind. */
 
 import type { Finding } from '../api/connector.ts';
-import type { Challenge, Outcome, ServerFacts } from './outcome.ts';
+import type { Challenge, Outcome, Refusal, ServerFacts } from './outcome.ts';
 
 export interface Verdict {
   reachable: Finding<'Reachable'>;
@@ -60,21 +60,57 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
       healthy: false,
     },
   });
-  const usable = (verified: string, server?: ServerFacts): Judgement => ({
+  const usable = (verified: string, server?: ServerFacts, refusal?: Refusal): Judgement => ({
     conclusive: true,
     verdict: {
       reachable: answered,
       verified: { status: 'True', reason: 'MCPVerified', message: verified },
-      authorized: credentials
-        ? {
-            status: 'True',
-            reason: 'CredentialsAccepted',
-            message: 'the server accepts the headers of spec.probe.headers',
-          }
-        : { status: 'True', reason: 'NotRequired', message: 'the server answers without credentials' },
-      healthy: true,
+      ...(refusal
+        ? refused(refusal)
+        : {
+            authorized: credentials
+              ? {
+                  status: 'True',
+                  reason: 'CredentialsAccepted',
+                  message: 'the server accepts the headers of spec.probe.headers',
+                }
+              : { status: 'True', reason: 'NotRequired', message: 'the server answers without credentials' },
+            healthy: true,
+          }),
       ...(server && { server }),
     },
+  });
+  /** What it means for the connector that a server wants authorization, or more of it. */
+  const refused = ({ kind, challenge }: Refusal): Pick<Verdict, 'authorized' | 'healthy' | 'authorization'> => ({
+    ...(kind === 'insufficient-scope'
+      ? {
+          authorized: {
+            status: 'False',
+            reason: 'InsufficientScope',
+            message: `the credentials lack a scope that the server wants${challenge?.scopes ? `: ${challenge.scopes.join(' ')}` : ''}`,
+          },
+          healthy: false,
+        }
+      : credentials
+        ? {
+            authorized: {
+              status: 'False',
+              reason: 'CredentialsRejected',
+              message: 'the server answers 401 to the headers of spec.probe.headers: renew the Secret they come from',
+            },
+            healthy: false,
+          }
+        : {
+            authorized: {
+              status: 'Unknown',
+              reason: 'AuthorizationRequired',
+              message: challenge
+                ? 'the server answers 401 and says how to authorize: each user signs in with their client'
+                : 'the server answers 401 and does not say how to authorize',
+            },
+            healthy: true,
+          }),
+    ...(challenge && { authorization: challenge }),
   });
   const unknown = (text: string, retryAfterMs?: number, reason: 'Pending' | 'RateLimited' = 'Pending'): Judgement => ({
     conclusive: false,
@@ -89,56 +125,26 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
 
   switch (outcome.kind) {
     case 'answered':
-      return usable(`the server speaks MCP ${outcome.server.protocolVersion}`, outcome.server);
+      return usable(`the server speaks MCP ${outcome.server.protocolVersion}`, outcome.server, outcome.refusal);
     case 'busy':
       return usable('the server speaks MCP; it serves one session at a time and has one now');
     case 'unauthorized':
-      return {
-        conclusive: true,
-        verdict: {
-          reachable: answered,
-          ...(credentials
-            ? {
-                verified: pendingVerified('the server wants other credentials first'),
-                authorized: {
-                  status: 'False',
-                  reason: 'CredentialsRejected',
-                  message:
-                    'the server answers 401 to the headers of spec.probe.headers: renew the Secret they come from',
-                },
-                healthy: false,
-              }
-            : {
-                verified: {
-                  status: 'Unknown',
-                  reason: 'AuthorizationRequired',
-                  message: 'the server wants authorization before it shows whether it speaks MCP',
-                },
-                authorized: {
-                  status: 'Unknown',
-                  reason: 'AuthorizationRequired',
-                  message: outcome.challenge
-                    ? 'the server answers 401 and says how to authorize: each user signs in with their client'
-                    : 'the server answers 401 and does not say how to authorize',
-                },
-                healthy: true,
-              }),
-          ...(outcome.challenge && { authorization: outcome.challenge }),
-        },
-      };
     case 'insufficient-scope':
       return {
         conclusive: true,
         verdict: {
           reachable: answered,
-          verified: pendingVerified('the server wants wider credentials first'),
-          authorized: {
-            status: 'False',
-            reason: 'InsufficientScope',
-            message: `the credentials lack a scope that the server wants${outcome.challenge.scopes ? `: ${outcome.challenge.scopes.join(' ')}` : ''}`,
-          },
-          healthy: false,
-          authorization: outcome.challenge,
+          verified:
+            outcome.kind === 'unauthorized' && !credentials
+              ? {
+                  status: 'Unknown',
+                  reason: 'AuthorizationRequired',
+                  message: 'the server wants authorization before it shows whether it speaks MCP',
+                }
+              : pendingVerified(
+                  `the server wants ${outcome.kind === 'unauthorized' ? 'other' : 'wider'} credentials first`,
+                ),
+          ...refused(outcome),
         },
       };
     case 'rate-limited':

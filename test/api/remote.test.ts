@@ -7,7 +7,7 @@ import type { Operator } from '../../src/main.ts';
 import { operatorRequests, operatorWrites } from '../support/audit.ts';
 import { conditionOf, createSandbox, EVENTS, type Sandbox, SECRETS } from '../support/kube.ts';
 import { runOperator } from '../support/operator.ts';
-import { closedPort, startMcp, startStatic, type TestServer } from '../support/servers.ts';
+import { closedPort, startMcp, startStatic, startWebSocketMcp, type TestServer } from '../support/servers.ts';
 
 let cluster: Sandbox;
 let operator: Operator;
@@ -18,7 +18,7 @@ beforeAll(async () => {
     addressPolicy: { allowCidrs: ['127.0.0.0/8'] },
     readSecrets: true,
     // So often that a test sees many probes.
-    probe: { intervalSeconds: 0.05 },
+    probe: { intervalSeconds: 0.05, perHostPerSecond: 1000 },
   });
 });
 afterAll(async () => {
@@ -213,10 +213,26 @@ describe('a connector tells the truth of', () => {
   });
 });
 
-it('a websocket server is not pretended to be looked at', async () => {
-  const spec = { ...custom('wss://mcp.example.com/mcp'), serverType: 'websocket' } as const;
-  await cluster.applyConnector('websocket', spec);
-  await cluster.untilReady('websocket', 'False', 'InvalidSpec');
+it('a websocket server is spoken to over a websocket', async () => {
+  const server = await serve(startWebSocketMcp({ name: 'socket' }));
+  await cluster.applyConnector('websocket', { ...custom(server.url), serverType: 'websocket' });
+  const { status } = await cluster.untilReady('websocket', 'True', 'Ready');
+  expect(status).toMatchObject({ serverType: 'websocket', server: { name: 'socket', tools: ['alpha'] } });
+});
+
+it('tools that change show as an Event', async () => {
+  const server = await serve(startMcp({ tools: ['alpha'] }));
+  await cluster.applyConnector('changing', custom(server.url));
+  const before = await cluster.untilReady('changing', 'True', 'Ready');
+  server.tools.push('beta');
+  await cluster.applyConnector('changing', custom(server.url), { [ANNOTATION.recheck]: '1' });
+  await cluster.until<PersonalConnector>(
+    PERSONAL_CONNECTORS,
+    'changing',
+    found =>
+      found?.status?.server?.toolCount === 2 && found.status.server.toolsHash !== before.status?.server?.toolsHash,
+  );
+  await expectEvents('changing', ['Normal Ready', 'Normal ToolsChanged']);
 });
 
 describe('people decide', () => {

@@ -1,14 +1,21 @@
 /** Real MCP servers, and servers that are none, on free ports of the loopback address. */
 import { randomUUID } from 'node:crypto';
-import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createMcpHandler, McpServer, WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/server';
+import {
+  createMcpHandler,
+  McpServer,
+  type Transport,
+  WebStandardStreamableHTTPServerTransport,
+} from '@modelcontextprotocol/server';
+import { WebSocketServer } from 'ws';
 
 export interface TestServer {
   port: number;
   /** http://127.0.0.1:PORT/mcp */
   url: string;
   requests: { method: string; path: string; headers: IncomingMessage['headers'] }[];
+  http: Server;
   close(): Promise<void>;
 }
 
@@ -25,6 +32,7 @@ export async function startHttp(handler: RequestListener, at = 0): Promise<TestS
     port,
     url: `http://127.0.0.1:${port}/mcp`,
     requests,
+    http: server,
     close: () =>
       new Promise(resolve => {
         server.close(() => resolve());
@@ -105,6 +113,32 @@ export async function startMcp(
     sessions: () => sessions.size,
     async close() {
       await stateless.close();
+      await server.close();
+    },
+  };
+}
+
+/** A real MCP server behind a websocket, one conversation per connection. */
+export async function startWebSocketMcp({ name = 'test-server' } = {}): Promise<TestServer> {
+  const server = await startHttp((_request, response) => void response.writeHead(426).end());
+  const sockets = new WebSocketServer({ server: server.http, path: '/mcp' });
+  sockets.on('connection', socket => {
+    const transport: Transport = {
+      start: async () => {},
+      send: async message => socket.send(JSON.stringify(message)),
+      close: async () => socket.close(),
+    };
+    socket.on('message', data => transport.onmessage?.(JSON.parse(String(data))));
+    const mcp = new McpServer({ name, version: '1.2.3' });
+    mcp.registerTool('alpha', {}, async () => ({ content: [] }));
+    void mcp.connect(transport);
+  });
+  return {
+    ...server,
+    url: server.url.replace('http:', 'ws:'),
+    async close() {
+      for (const socket of sockets.clients) socket.terminate();
+      sockets.close();
       await server.close();
     },
   };

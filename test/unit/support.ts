@@ -6,6 +6,7 @@ import type { Context } from '../../src/connector/plan.ts';
 import { type Policy, type PolicyInput, policySchema } from '../../src/connector/policy.ts';
 import type { KubeClient } from '../../src/kube/client.ts';
 import { ApiError } from '../../src/kube/errors.ts';
+import type { AddressPolicy } from '../../src/probe/guard.ts';
 import { createGuard } from '../../src/probe/guard.ts';
 import type { Target } from '../../src/probe/target.ts';
 
@@ -78,11 +79,22 @@ export function fakeClient(calls: Partial<KubeClient> = {}): KubeClient {
   };
 }
 
+/** Lets nothing through but public addresses, at any port. */
+export const CLOSED: AddressPolicy = {
+  allowCidrs: [],
+  allowHosts: [],
+  denyCidrs: [],
+  denyHosts: [],
+  ports: ['1-65535'],
+};
+
 export function makeTarget(target: Partial<Target> = {}): Target {
   return {
     url: 'https://mcp.example.com/mcp',
     trusted: false,
     fingerprint: 'one',
+    tenant: 'default',
+    audience: '',
     intervalMs: 60_000,
     timeoutMs: 5_000,
     failureThreshold: 1,

@@ -596,6 +596,39 @@ describe('the Events of a change', () => {
     expect(events(next, before)).toEqual(expected);
   });
 
+  describe('of the tools', () => {
+    const offering = (hash: string, names: string[]) =>
+      find({
+        result: result({ kind: 'answered', server: { ...SERVER, tools: { names, count: names.length, hash } } }),
+      });
+    const before = offering('sha256:1', ['a', 'b', 'c']);
+
+    it.each<[string, string[], string]>([
+      ['names what came and went', ['b', 'c', 'd'], 'added d; removed a'],
+      ['names five of many', ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'], 'added d, e, f, g, h and 1 more'],
+      ['says so when only their descriptions changed', ['a', 'b', 'c'], 'descriptions or input schemas'],
+    ])('%s', (_what, names, words) => {
+      expect(events(offering('sha256:2', names), before)).toEqual([
+        `Normal Verified ToolsChanged: the tools of the server changed: ${words}; their hash is sha256:2`,
+      ]);
+    });
+
+    it('is told once, as what is wrong, where others were approved', () => {
+      const spec = { probe: { approvedToolsHash: 'sha256:1' } };
+      const tools = { names: ['z'], count: 1, hash: 'sha256:2' };
+      const changed = find({ spec, result: result({ kind: 'answered', server: { ...SERVER, tools } }) });
+      expect(events(changed, before, spec)).toEqual([expect.stringMatching(/^Warning Verified ToolsChanged: /)]);
+    });
+
+    it.each<[string, PersonalConnectorStatus | undefined]>([
+      ['nothing was known', undefined],
+      ['they are the same', offering('sha256:2', ['z'])],
+      ['it was another server', { ...before, serverUrl: 'https://other.example.com/mcp' }],
+    ])('is no news when %s', (_what, old) => {
+      expect(events(offering('sha256:2', ['z']), old).filter(event => event.includes('ToolsChanged'))).toEqual([]);
+    });
+  });
+
   it('tell once that a connector is deprecated, and what to use', () => {
     const spec = { lifecycle: 'deprecated', replacedBy: 'github2' } as const;
     const first = find({ spec });

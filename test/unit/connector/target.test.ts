@@ -45,6 +45,8 @@ describe('a target', () => {
     expect(target()).toEqual({
       url: 'https://mcp.example.com/mcp',
       trusted: false,
+      tenant: 'team',
+      audience: '',
       fingerprint: JSON.stringify(['https://mcp.example.com/mcp', '', [], undefined]),
       intervalMs: 120_000,
       timeoutMs: 7_000,

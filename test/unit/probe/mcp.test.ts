@@ -1,13 +1,16 @@
 import { pipeline, Readable } from 'node:stream';
 import { afterEach, describe, expect, it } from 'vitest';
-import { createGuard, openGuard } from '../../../src/probe/guard.ts';
-import { createProbe, hashTools, retryAfterMs } from '../../../src/probe/mcp.ts';
+import { retryAfterMs } from '../../../src/probe/classify.ts';
+import { createDialer } from '../../../src/probe/dial.ts';
+import { type AddressPolicy, createGuard, openGuard } from '../../../src/probe/guard.ts';
+import { createProbe } from '../../../src/probe/mcp.ts';
 import type { Outcome } from '../../../src/probe/outcome.ts';
 import type { Target } from '../../../src/probe/target.ts';
+import { hashTools } from '../../../src/probe/tools.ts';
 import { closedPort, startHttp, startMcp, startStatic, type TestServer } from '../../support/servers.ts';
-import { makeTarget } from '../support.ts';
+import { CLOSED, makeTarget } from '../support.ts';
 
-const LOOPBACK = { allowCidrs: ['127.0.0.0/8'], allowHosts: [] };
+const LOOPBACK = { ...CLOSED, allowCidrs: ['127.0.0.0/8'] };
 const open: TestServer[] = [];
 afterEach(async () => {
   await Promise.all(open.splice(0).map(server => server.close()));
@@ -19,14 +22,14 @@ async function serve<T extends TestServer>(server: Promise<T>): Promise<T> {
   return started;
 }
 
-function probe(url: string, options: Partial<Target> = {}, policy = LOOPBACK): Promise<Outcome> {
+function probe(url: string, options: Partial<Target> = {}, policy: AddressPolicy = LOOPBACK): Promise<Outcome> {
   const run = createProbe({
-    guard: createGuard(policy),
-    trustedGuard: openGuard(),
+    dial: createDialer({ guard: createGuard(policy) }),
+    dialTrusted: createDialer({ guard: openGuard() }),
     client: { name: 'probe', version: '0.0.0' },
     userAgent: 'probe/0.0.0 (+https://example.com)',
   });
-  return run(makeTarget({ url, ...options }), new AbortController().signal);
+  return run(makeTarget({ url, ...options }), {}, new AbortController().signal);
 }
 
 describe('a probe of a real MCP server', () => {
@@ -212,7 +215,7 @@ describe('a probe of what is no MCP server', () => {
 
   it('does not dial an address that the policy denies', async () => {
     const server = await serve(startMcp());
-    expect(await probe(server.url, {}, { allowCidrs: [], allowHosts: [] })).toMatchObject({ kind: 'address-denied' });
+    expect(await probe(server.url, {}, CLOSED)).toMatchObject({ kind: 'address-denied' });
     expect(server.requests).toEqual([]);
   });
 });

@@ -48,6 +48,42 @@ interface Case {
 }
 
 const CASES: Record<string, Case> = {
+  'an MCP server that wants authorization before it lists its tools': {
+    outcome: { kind: 'answered', server, refusal: { kind: 'unauthorized', challenge } },
+    expected: {
+      conclusive: true,
+      verdict: {
+        reachable: ANSWERED,
+        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        authorized: {
+          status: 'Unknown',
+          reason: 'AuthorizationRequired',
+          message: 'the server answers 401 and says how to authorize: each user signs in with their client',
+        },
+        healthy: true,
+        server,
+        authorization: challenge,
+      },
+    },
+  },
+  'an MCP server that rejects the credentials when it is asked for its tools': {
+    outcome: { kind: 'answered', server, refusal: { kind: 'unauthorized', challenge: undefined } },
+    credentials: true,
+    expected: {
+      conclusive: true,
+      verdict: {
+        reachable: ANSWERED,
+        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        authorized: {
+          status: 'False',
+          reason: 'CredentialsRejected',
+          message: 'the server answers 401 to the headers of spec.probe.headers: renew the Secret they come from',
+        },
+        healthy: false,
+        server,
+      },
+    },
+  },
   'an MCP server': {
     outcome: { kind: 'answered', server },
     expected: {

@@ -1,0 +1,113 @@
+/** Turns what a probe ran into into an outcome, from what was seen on the wire. */
+
+import { authorizationOf } from './authorization.ts';
+import { InvalidCa, ProxyRefused } from './dial.ts';
+import { NotMcp, Redirected, Refused, VersionMismatch } from './failure.ts';
+import { AddressDenied } from './guard.ts';
+import type { Outcome } from './outcome.ts';
+import type { Target } from './target.ts';
+import { cleanText } from './text.ts';
+
+/** Where the statuses that are no MCP answer point to something else than a server of another kind. */
+const REFUSALS = new Set([403, 404, 407, 410, 421, 451]);
+const INTERNAL_ERROR = -32603;
+/** Headers or capabilities that a modern server misses in a request. */
+const UNMET = new Set([-32020, -32021]);
+const LONGEST_WAIT_MS = 24 * 3_600_000;
+
+const DNS = new Set([
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EAI_FAIL',
+  'EAI_NODATA',
+  'EAI_NONAME',
+  'ENODATA',
+  'ESERVFAIL',
+  'ETIMEOUT',
+]);
+const TIMEOUTS = new Set(['UND_ERR_CONNECT_TIMEOUT', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT', 'ETIMEDOUT']);
+const RESETS = new Set([
+  'ECONNRESET',
+  'UND_ERR_SOCKET',
+  'EPIPE',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EADDRNOTAVAIL',
+  'ECONNABORTED',
+]);
+const UNREADABLE = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH', 'UND_ERR_RESPONSE']);
+
+export function classify(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'>, deadline: AbortSignal): Outcome {
+  if (deadline.reason instanceof NotMcp) return { kind: 'not-mcp', why: deadline.reason.message };
+  if (deadline.aborted) return { kind: 'timeout', afterMs: timeoutMs };
+  if (error instanceof NotMcp) return { kind: 'not-mcp', why: error.message };
+  if (error instanceof VersionMismatch) return { kind: 'protocol-mismatch', why: error.message };
+  if (error instanceof Redirected) return { kind: 'redirected', to: error.to };
+  if (error instanceof Refused) return classifyRefusal(error, timeoutMs);
+  for (const cause of causes(error)) {
+    const outcome = classifyNetwork(cause, timeoutMs);
+    if (outcome) return outcome;
+  }
+  return { kind: 'broken', why: told(error) };
+}
+
+function classifyRefusal(refused: Refused, timeoutMs: number): Outcome {
+  const { status, rpc } = refused;
+  const authorization = authorizationOf(refused);
+  if (authorization) return authorization;
+  if (status === 408) return { kind: 'timeout', afterMs: timeoutMs };
+  if (status === 429) return { kind: 'rate-limited', retryAfterMs: retryAfterMs(refused.header('retry-after')) };
+  if (/already initialized/i.test(rpc?.message ?? '')) return { kind: 'busy' };
+  if (status >= 500 || REFUSALS.has(status)) return { kind: 'http-error', status };
+  if (rpc?.code === INTERNAL_ERROR) return { kind: 'http-error', status: 500 };
+  if (rpc && UNMET.has(rpc.code))
+    return { kind: 'protocol-mismatch', why: `it wants what the operator does not send (JSON-RPC error ${rpc.code})` };
+  if (rpc) return { kind: 'not-mcp', why: `it refuses to begin a conversation (JSON-RPC error ${rpc.code})` };
+  return { kind: 'not-mcp', why: `it answers ${status} to an MCP request` };
+}
+
+function classifyNetwork(cause: object, timeoutMs: number): Outcome | undefined {
+  if (cause instanceof ProxyRefused) return { kind: 'broken', why: cause.message };
+  if (cause instanceof InvalidCa) return { kind: 'credentials-missing', why: `spec.probe.caBundle: ${cause.message}` };
+  if (cause instanceof AddressDenied) return { kind: 'address-denied', why: cause.message };
+  const { name, code } = cause as { name?: unknown; code?: unknown };
+  if (name === 'HTTPParserError') return { kind: 'not-mcp', why: 'its answer is not HTTP' };
+  if (name === 'TimeoutError') return { kind: 'timeout', afterMs: timeoutMs };
+  if (typeof code !== 'string') return undefined;
+  if (DNS.has(code)) return { kind: 'dns', code };
+  if (code === 'ECONNREFUSED') return { kind: 'refused' };
+  if (RESETS.has(code) || code.startsWith('WS_CLOSED_')) return { kind: 'reset', code };
+  if (TIMEOUTS.has(code)) return { kind: 'timeout', afterMs: timeoutMs };
+  if (UNREADABLE.has(code)) return { kind: 'not-mcp', why: `its answer is too large or malformed (${code})` };
+  if (code.startsWith('HPE_')) return { kind: 'not-mcp', why: 'its answer is not HTTP' };
+  if (/CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL|^INVALID_|PATH_LENGTH|HOSTNAME/.test(code))
+    return { kind: 'tls', code };
+  return undefined;
+}
+
+/** Whether a connection broke that was there. */
+export function isReset(error: unknown): boolean {
+  return [...causes(error)].some(cause => RESETS.has(String((cause as { code?: unknown }).code)));
+}
+
+/** The error, its causes, and the parts of aggregate errors (one per address that was tried). */
+function* causes(error: unknown, depth = 0): Generator<object> {
+  if (typeof error !== 'object' || error === null || depth > 5) return;
+  yield error;
+  if (error instanceof AggregateError) for (const part of error.errors) yield* causes(part, depth + 1);
+  yield* causes((error as { cause?: unknown }).cause, depth + 1);
+}
+
+/** What went wrong at the bottom of it. */
+function told(error: unknown): string {
+  const [deepest] = [...causes(error)].reverse();
+  const { message: text = String(error), code } = (deepest ?? {}) as { message?: string; code?: unknown };
+  return cleanText(typeof code === 'string' && !text.includes(code) ? `${code}: ${text}` : text, 256);
+}
+
+/** Retry-After in ms, from seconds or an HTTP date; at most a day. */
+export function retryAfterMs(header: string, now = Date.now()): number | undefined {
+  if (header === '') return undefined;
+  const wait = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - now;
+  return Number.isFinite(wait) && wait >= 0 ? Math.min(wait, LONGEST_WAIT_MS) : undefined;
+}

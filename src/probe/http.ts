@@ -1,0 +1,294 @@
+/** HTTP for one probe: bounded in headers, bytes and time, whatever the server sends. */
+
+import type { Agent as HttpAgent } from 'node:http';
+import type { Socket } from 'node:net';
+import { pipeline, type Readable, type Transform } from 'node:stream';
+import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
+import { Agent } from 'undici';
+import { agent, connector, type Destination, type Dialer } from './dial.ts';
+import { NotMcp } from './failure.ts';
+
+/** All answers of one probe together; lists of a few hundred tools stay below 1 MiB. */
+const MAX_BYTES = 4 * 2 ** 20;
+/** What sockets may bring in all: beyond answers that are read there are heads of informational ones, chunk sizes, pings. */
+const MAX_RAW_BYTES = 2 * MAX_BYTES;
+const RAW_CHECK_MS = 250;
+const MAX_HEADER_BYTES = 16 * 1024;
+const MAX_REDIRECTS = 3;
+
+export interface Request {
+  method: 'GET' | 'POST' | 'DELETE';
+  url: URL;
+  headers?: Readonly<Record<string, string>>;
+  body?: string;
+  /** Absent: as long as the probe lasts. It may be longer than that. */
+  signal?: AbortSignal;
+  /** What it is for, as the steps tell it; absent, the method. */
+  what?: string;
+  /** Without credentials, whoever is asked. */
+  anonymous?: boolean;
+}
+
+export interface Answer {
+  /** Where the answer came from, after redirects within the origin. */
+  url: URL;
+  status: number;
+  /** By lower-case name; several of one name are joined. */
+  headers: Readonly<Record<string, string>>;
+  /** Throws NotMcp when the probe has read too much, or it cannot be decoded. */
+  body: AsyncIterable<Buffer>;
+  /** The body as text, or so many bytes of it, instead of `body`; throws as that does. */
+  text(mostBytes?: number): Promise<string>;
+  /** Leaves what has not been read of it unread. */
+  drop(): void;
+}
+
+/** What was asked of a server and what came of it, for people who want to know how a verdict was found. */
+export interface Step {
+  /** Such as `POST initialize`. */
+  asked: string;
+  url: string;
+  /** A status and a content type, or an error. */
+  answered: string;
+  ms: number;
+}
+
+/** A stream, and how undici gives the text of its own. */
+type Body = Readable & { text?(): Promise<string> };
+
+export interface ExchangeOptions {
+  url: URL;
+  dial: Dialer;
+  /** Sent to the origin of `url` only. */
+  credentials: Readonly<Record<string, string>>;
+  ca: string | undefined;
+  userAgent: string;
+  /** Of the probe: it ends when this is aborted, and aborts it when it has read too much. */
+  ending: AbortController;
+  onStep?: ((step: Step) => void) | undefined;
+}
+
+export interface Exchange {
+  /** Resolves when the head of the answer is there. Follows redirects within the origin that keep the method. */
+  ask(request: Request): Promise<Answer>;
+  /** For who speaks something else than requests and answers: connections, what each request would carry, and the count. */
+  agent(): HttpAgent;
+  headers: Readonly<Record<string, string>>;
+  /** Each once in a probe. */
+  nextId(): number;
+  count(bytes: number): void;
+  /** What there is to read of an answer. */
+  bodyOf(raw: Readable): Pick<Answer, 'body' | 'text' | 'drop'>;
+  step(asked: string, url: URL, answered: string, since: number): void;
+  /** Aborted when the probe ends, or has read too much. */
+  signal: AbortSignal;
+  /** Closes all connections. */
+  close(): Promise<void>;
+}
+
+export function openExchange(options: ExchangeOptions): Exchange {
+  const { url: target, dial, credentials, ca, userAgent, ending, onStep } = options;
+  const { signal } = ending;
+  const closed = new AbortController();
+  const opened = { ca, signal: closed.signal };
+  const sockets = new Set<Socket>();
+  const counted: Dialer = async to => {
+    const socket = await dial(to);
+    sockets.add(socket);
+    return socket;
+  };
+  const dispatcher = new Agent({
+    allowH2: false,
+    // A stream of answers, a request beside it, and room for one that is let go.
+    connections: 4,
+    maxHeaderSize: MAX_HEADER_BYTES,
+    maxResponseSize: MAX_BYTES,
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    connect: connector(counted, opened),
+  });
+  const basic = { 'user-agent': userAgent, 'accept-encoding': 'identity' };
+  const headers = { ...credentials, ...basic };
+
+  const tooLarge = (): NotMcp => {
+    const error = new NotMcp(`it sends more than ${MAX_BYTES / 2 ** 20} MiB`);
+    ending.abort(error);
+    return error;
+  };
+  let ids = 0;
+  let bytes = 0;
+  function count(more: number): void {
+    bytes += more;
+    if (bytes > MAX_BYTES) throw tooLarge();
+  }
+  // What is no part of a body is counted by nobody else.
+  const watch = setInterval(() => {
+    let raw = 0;
+    for (const socket of sockets) raw += socket.bytesRead;
+    if (raw > MAX_RAW_BYTES) tooLarge();
+  }, RAW_CHECK_MS);
+  watch.unref();
+
+  /** What it means that a body cannot be read. */
+  function explain(error: unknown): unknown {
+    const code = String((error as { code?: unknown }).code);
+    if (code === 'UND_ERR_RES_EXCEEDED_MAX_SIZE') return tooLarge();
+    return /^(Z_|ERR_BROTLI|ZSTD_)/.test(code) ? new NotMcp('its answer cannot be decoded') : error;
+  }
+
+  async function* read(raw: Readable, encoding?: string): AsyncGenerator<Buffer> {
+    const decoder = decoderOf(encoding);
+    if (decoder) raw.on('data', (chunk: Buffer) => (bytes += chunk.length));
+    try {
+      for await (const chunk of decoder ? pipeline(raw, decoder, () => {}) : raw) {
+        count((chunk as Buffer).length);
+        yield chunk as Buffer;
+      }
+    } catch (error) {
+      throw explain(error);
+    } finally {
+      raw.destroy();
+      decoder?.destroy();
+    }
+  }
+
+  function bodyOf(raw: Body, encoding?: string): Pick<Answer, 'body' | 'text' | 'drop'> {
+    return {
+      get body() {
+        return read(raw, encoding);
+      },
+      text: mostBytes =>
+        mostBytes === undefined && raw.text && !decoderOf(encoding)
+          ? whole(raw.text.bind(raw))
+          : textOf(read(raw, encoding), mostBytes),
+      drop: () => void raw.destroy(),
+    };
+  }
+
+  /** The common case, without the cost of an iterator. */
+  async function whole(read: () => Promise<string>): Promise<string> {
+    try {
+      const text = await read();
+      count(Buffer.byteLength(text));
+      return text;
+    } catch (error) {
+      throw explain(error);
+    }
+  }
+
+  async function once({
+    method,
+    url,
+    headers: more,
+    body,
+    anonymous,
+    signal: limit = signal,
+  }: Request): Promise<Answer> {
+    const { origin, pathname, search } = url;
+    const asking = dispatcher.request({
+      origin,
+      path: pathname + search,
+      method,
+      headers: { ...(origin === target.origin && !anonymous ? headers : basic), ...more },
+      body: body ?? null,
+      signal: limit,
+    });
+    const { statusCode, headers: answered, body: raw } = await within(limit, asking);
+    const joined = Object.fromEntries(
+      Object.entries(answered).map(([name, value]) => [name, Array.isArray(value) ? value.join(', ') : String(value)]),
+    );
+    raw.on('error', () => {}); // Told to whom reads it.
+    return { url, status: statusCode, headers: joined, ...bodyOf(raw, joined['content-encoding']) };
+  }
+
+  function step(asked: string, url: URL, answered: string, since: number): void {
+    onStep?.({ asked, url: url.origin + url.pathname, answered, ms: Math.round(performance.now() - since) });
+  }
+
+  return {
+    agent: () => agent(counted, { ...opened, protocol: target.protocol as Destination['protocol'] }),
+    headers,
+    signal,
+    nextId: () => ++ids,
+    count,
+    bodyOf,
+    step,
+    async ask(request) {
+      let { url } = request;
+      for (let hops = 0; ; hops++) {
+        const since = performance.now();
+        const asked = request.what ?? request.method;
+        try {
+          const answer = await once({ ...request, url });
+          step(asked, url, `${answer.status} ${answer.headers['content-type'] ?? ''}`.trim(), since);
+          const next = hops < MAX_REDIRECTS ? redirect(request.method, answer) : undefined;
+          if (!next) return answer;
+          answer.drop();
+          url = next;
+        } catch (error) {
+          step(asked, url, error instanceof Error ? error.message : String(error), since);
+          throw error;
+        }
+      }
+    },
+    async close() {
+      clearInterval(watch);
+      closed.abort();
+      await dispatcher.destroy();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+/** Gives a request up when the signal aborts; undici itself notices only once it has a connection. */
+async function within<T>(signal: AbortSignal, asking: Promise<T>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal.reason);
+  signal.addEventListener('abort', abort);
+  try {
+    if (signal.aborted) abort();
+    return await Promise.race([asking, promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+/** Where a redirect leads that may be followed: within the origin, with the same method. */
+function redirect(method: Request['method'], { url, status, headers }: Answer): URL | undefined {
+  const follows = status === 307 || status === 308 || (method === 'GET' && (status === 301 || status === 302));
+  const { location } = headers;
+  if (!follows || location === undefined || !URL.canParse(location, url.href)) return undefined;
+  const next = new URL(location, url);
+  return next.origin === url.origin && next.username === '' && next.password === '' ? next : undefined;
+}
+
+/** Nothing is gained by compression, and it was not asked for; but some servers compress all the same. */
+function decoderOf(encoding = ''): Transform | undefined {
+  switch (encoding.trim().toLowerCase()) {
+    case '':
+    case 'identity':
+      return undefined;
+    case 'gzip':
+    case 'x-gzip':
+      return createGunzip();
+    case 'deflate':
+      return createInflate();
+    case 'br':
+      return createBrotliDecompress();
+    case 'zstd':
+      return createZstdDecompress();
+    default:
+      throw new NotMcp('its answer has an encoding that was not asked for');
+  }
+}
+
+async function textOf(body: AsyncIterable<Buffer>, mostBytes = Number.POSITIVE_INFINITY): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size >= mostBytes) break;
+  }
+  return new TextDecoder().decode(Buffer.concat(chunks).subarray(0, mostBytes));
+}
