@@ -8,6 +8,11 @@ export default defineConfig({
   test: {
     projects: [
       project('unit', {}),
+      project('zoo', {
+        testTimeout: 30_000,
+        // The first run installs the real servers.
+        hookTimeout: 600_000,
+      }),
       project('api', {
         globalSetup: ['test/support/control-plane.setup.ts'],
         testTimeout: 60_000,
