@@ -9,6 +9,8 @@ import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const NODE_MAJOR = 26;
+/** The package as npm publishes it holds the built operator, and neither sources nor lock file. */
+const isPublished = !existsSync(join(root, 'package-lock.json'));
 
 /** What each npm script runs, by the project's own Node. */
 const tasks = {
@@ -18,8 +20,9 @@ const tasks = {
   fix: ['scripts/check.ts', '--fix'],
   build: ['scripts/build.ts'],
   generate: ['scripts/generate.ts'],
-  operator: ['src/main.ts'],
+  operator: [isPublished ? 'dist/operator.mjs' : 'src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
+  'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   figures: ['test/bench/figures.ts'],
   soak: ['test/faults/soak.ts'],
   mutations: ['test/faults/mutations.ts'],
@@ -31,8 +34,11 @@ if (!task || !Object.hasOwn(tasks, task)) {
   process.exit(2);
 }
 
-install();
-const child = spawn(projectNode(), [...tasks[task], ...args], { cwd: root, stdio: 'inherit' });
+if (!isPublished) install();
+const child = spawn(projectNode(), [...tasks[task].map(inProject), ...args], {
+  cwd: task === 'operator' ? process.cwd() : root,
+  stdio: 'inherit',
+});
 // The terminal sends Ctrl-C to the child as well; the child decides when it is done, and we end as it ended.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(signal, () => {
@@ -44,6 +50,11 @@ child.on('error', error => {
   process.exit(1);
 });
 child.on('exit', (code, signal) => process.exit(code ?? (signal === 'SIGINT' ? 130 : 1)));
+
+/** The path of a file of the project, whatever the working directory is; flags stay as they are. */
+function inProject(argument) {
+  return argument.startsWith('-') ? argument : join(root, argument);
+}
 
 /** Runs `npm ci` when node_modules does not hold what package-lock.json says. */
 function install() {
