@@ -172,7 +172,6 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     // Who could not work does not lead.
     election = startCandidacy();
     if (!election) return work();
-    if (!election.isLeader()) log.info({ lease: config.leaseName }, 'standing by until this operator holds the Lease');
     void election.leading.then(work);
   });
 
@@ -213,6 +212,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
         log.fatal({ lease: name, why }, 'lost the Lease: another operator may lead now; this one ends');
         onLost?.();
       },
+      onFollow: leader => log.info({ lease: name, leader }, 'standing by: another operator holds the Lease'),
       onError: error => log.warn({ lease: name, error: describeError(error) }, 'the Lease could not be looked after'),
     });
   }

@@ -50,6 +50,8 @@ export interface ElectionOptions {
   identity: string;
   /** Told once, when this process led and does not any more: it may finish nothing, and should end. */
   onLost: (why: string) => void;
+  /** Told who leads whenever that is another process, and not the one that was last told. */
+  onFollow?: (leader: string) => void;
   /** Told of each failure; the election goes on by itself. */
   onError: (error: unknown) => void;
   /** Milliseconds that no change of the clock moves, and that go on while the process is stopped. */
@@ -68,7 +70,7 @@ export interface Election {
 }
 
 export function startElection(options: ElectionOptions): Election {
-  const { client, namespace, name, identity, onLost, onError, now = () => performance.now() } = options;
+  const { client, namespace, name, identity, onLost, onFollow, onError, now = () => performance.now() } = options;
   const stop = new AbortController();
   const { signal } = stop;
   const { promise: leading, resolve: markLeading } = Promise.withResolvers<void>();
@@ -77,6 +79,8 @@ export function startElection(options: ElectionOptions): Election {
   let record: LeaseSpec = {};
   let seenAt = 0;
   let hasSeen = false;
+  /** Whom `onFollow` told last. */
+  let followed: string | undefined;
   let state: 'candidate' | 'leader' | 'ended' = 'candidate';
   /** When the request was sent that renewed the Lease last. */
   let renewedAt = 0;
@@ -108,8 +112,10 @@ export function startElection(options: ElectionOptions): Election {
     }
     lease = sight;
     if (sight) hasSeen = true;
-    if (state === 'leader' && sight && sight.spec?.holderIdentity !== identity)
-      lose(`${sight.spec?.holderIdentity || 'nobody'} holds the Lease now`);
+    const holder = sight?.spec?.holderIdentity;
+    if (holder && holder !== identity && holder !== followed) onFollow?.(holder);
+    followed = holder;
+    if (state === 'leader' && sight && holder !== identity) lose(`${holder || 'nobody'} holds the Lease now`);
     changed.resolve();
     changed = Promise.withResolvers();
   }
