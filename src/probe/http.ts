@@ -133,7 +133,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
   function explain(error: unknown): unknown {
     const code = String((error as { code?: unknown }).code);
     if (code === 'UND_ERR_RES_EXCEEDED_MAX_SIZE') return tooLarge();
-    return /^(Z_|ERR_BROTLI|ZSTD_)/.test(code) ? new NotMcp('its answer cannot be decoded') : error;
+    return /^(Z_|ERR_BROTLI|ERR__ERROR_|ZSTD_)/.test(code) ? new NotMcp('its answer cannot be decoded') : error;
   }
 
   async function* read(raw: Readable, encoding?: string): AsyncGenerator<Buffer> {

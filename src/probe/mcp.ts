@@ -197,16 +197,21 @@ async function discover(channel: Channel, circumstances: Circumstances): Promise
     },
     headers: { 'mcp-protocol-version': version, 'mcp-method': method },
   });
-  let supported: unknown;
-  try {
-    const result = await channel.request({ ...envelope('server/discover', {}), ...(limit && { signal: limit }) });
+  const ask = async (): Promise<{ result?: Record<string, unknown>; supported: unknown }> => {
+    try {
+      const result = await channel.request({ ...envelope('server/discover', {}), ...(limit && { signal: limit }) });
+      return { result, supported: result.supportedVersions };
+    } catch (error) {
+      if (!(error instanceof Refused) || error.rpc?.code !== UNSUPPORTED_VERSION) throw error;
+      return { supported: isRecord(error.rpc.data) ? error.rpc.data.supported : undefined };
+    }
+  };
+  let { result, supported } = await ask();
+  // Refused, and offered in one breath: the specification has a client take the offer.
+  if (!result && versionsOf(supported).includes(version)) ({ result, supported } = await ask());
+  if (result && versionsOf(supported).includes(version)) {
     const { [SERVER_INFO]: info } = isRecord(result._meta) ? result._meta : {};
-    supported = result.supportedVersions;
-    if (versionsOf(supported).includes(version))
-      return await describe(channel, envelope, version, info, result, circumstances);
-  } catch (error) {
-    if (!(error instanceof Refused) || error.rpc?.code !== UNSUPPORTED_VERSION) throw error;
-    supported = isRecord(error.rpc.data) ? error.rpc.data.supported : undefined;
+    return describe(channel, envelope, version, info, result, circumstances);
   }
   const versions = versionsOf(supported);
   if (Array.isArray(supported) && !versions.some(known => LEGACY.includes(known))) throw mismatch(versions);

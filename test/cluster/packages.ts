@@ -1,4 +1,4 @@
-// The Debian packages that a node and image builds need.
+// The Debian packages that a node, image builds and servers written in Python need.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { cacheDir, isOnPath, type Progress } from './binaries.ts';
@@ -15,6 +15,7 @@ const packages = {
   iproute2: 'ip',
   buildah: 'buildah',
   'busybox-static': 'busybox',
+  'python3-venv': '/var/lib/dpkg/info/python3-venv.list',
   'ca-certificates': '/etc/ssl/certs/ca-certificates.crt',
 };
 

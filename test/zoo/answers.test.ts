@@ -102,6 +102,7 @@ describe('an answer that is encoded although identity was asked for', () => {
       verdict: VERIFIED,
     },
     'in nothing that exists': { server: legacyBy(compressed('rot13', bytes => bytes)), verdict: NOT_MCP },
+    'in br, so it says, and is not': { server: legacyBy(compressed('br', bytes => bytes)), verdict: NOT_MCP },
     'in gzip, so it says, and is not': { server: legacyBy(compressed('gzip', bytes => bytes)), verdict: NOT_MCP },
     'in gzip, cut off': {
       server: legacyBy(compressed('gzip', bytes => gzipSync(bytes).subarray(0, 40))),

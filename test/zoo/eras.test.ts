@@ -213,6 +213,13 @@ describe('of protocol versions', () => {
     },
     // It says that it speaks what it refuses: no client can use it, and asking for ever would not help.
     '-32022 that names the very version it refuses': { server: { '*': unsupported('2026-07-28') }, verdict: MISMATCH },
+    // The conformance tests do so (request-metadata).
+    '-32022 that names it, and then takes it': {
+      server: { ...modern, 'server/discover': inTurn(unsupported('2026-07-28'), json('$ANSWER')) },
+      verdict: VERIFIED,
+      outcome: MODERN,
+      after: animal => expect(animal.methods()).not.toContain('initialize'),
+    },
     '-32022 in an answer of 200': {
       server: { ...legacy, 'server/discover': failure(-32022, 'no', { data: { supported: ['2025-06-18'] } }) },
       verdict: VERIFIED,

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { retryAfterMs } from '../../src/probe/classify.ts';
 import { CLOSED } from '../unit/support.ts';
-import { LOOPBACK, probe, sending } from './probing.ts';
+import { probe, sending } from './probing.ts';
 import { failure, hang, json, legacy, raw, type Script, startHttp, status } from './servers.ts';
 import {
   type After,
@@ -335,7 +335,7 @@ describe('a redirect', () => {
     await using animal = await startHttp({
       '*': status(307, { location: 'http://169.254.169.254/latest/meta-data/' }),
     });
-    expect(verdictOf(await probe(animal.url, {}, LOOPBACK))).toEqual(REDIRECTED);
+    expect(verdictOf(await probe(animal.url))).toEqual(REDIRECTED);
   });
 });
 

@@ -2,7 +2,8 @@
 import { constants, createGzip, gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { makeTarget } from '../unit/support.ts';
-import { probe, prober } from './probing.ts';
+import { prober } from './prober.ts';
+import { probe } from './probing.ts';
 import {
   type Animal,
   drip,

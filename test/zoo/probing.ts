@@ -1,15 +1,11 @@
-/** How the zoo probes: one place to adapt when the prober's signature changes, and what must hold of every probe. */
+/** How the zoo probes, and what must hold of every probe. */
 import { expect } from 'vitest';
-import { createDialer } from '../../src/probe/dial.ts';
-import { type AddressPolicy, createGuard, openGuard } from '../../src/probe/guard.ts';
-import { createProbe } from '../../src/probe/mcp.ts';
+import type { AddressPolicy } from '../../src/probe/guard.ts';
 import type { Outcome } from '../../src/probe/outcome.ts';
 import type { Target } from '../../src/probe/target.ts';
 import { type Judgement, judge } from '../../src/probe/verdict.ts';
-import { CLOSED, makeTarget } from '../unit/support.ts';
-
-export const LOOPBACK: AddressPolicy = { ...CLOSED, allowCidrs: ['127.0.0.0/8', '::1/128'] };
-export const USER_AGENT = 'zoo/0.0.0 (+https://example.com)';
+import { makeTarget } from '../unit/support.ts';
+import { LOOPBACK, prober } from './prober.ts';
 
 /** What a prober may take beyond the target's timeout: 2 s for DELETE and close (createProbe), 0.5 s for a busy machine. */
 const GRACE_MS = 2_500;
@@ -19,16 +15,6 @@ const MAX_STRINGS = 65_536;
 export interface Probed {
   outcome: Outcome;
   judgement: Judgement;
-}
-
-/** The operator's prober, which lets this policy decide which addresses it reaches. */
-export function prober(policy: AddressPolicy = LOOPBACK): ReturnType<typeof createProbe> {
-  return createProbe({
-    dial: createDialer({ guard: createGuard(policy) }),
-    dialTrusted: createDialer({ guard: openGuard() }),
-    client: { name: 'zoo', version: '0.0.0' },
-    userAgent: USER_AGENT,
-  });
 }
 
 /** Probes once, judges, and checks what must hold whatever the server does: an end in time, and words fit to be shown. */

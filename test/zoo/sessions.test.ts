@@ -82,9 +82,14 @@ describe('a session', () => {
       verdict: VERIFIED,
       outcome: { server: { tools: { names: ['feed'] } } },
     },
+    // The Python SDK makes one for every POST without a session, and then answers 400 to discover.
     'that was opened by discover, of all things, is ended too': {
       server: withSession(ID, { 'server/discover': call => status(400, { 'mcp-session-id': 'by-mistake' })(call) }),
       verdict: VERIFIED,
+      after: ({ requests }) => {
+        const ends = requests.filter(({ verb }) => verb === 'DELETE');
+        expect(ends.map(({ headers }) => headers['mcp-session-id']).sort()).toEqual([ID, 'by-mistake'].sort());
+      },
     },
   });
 });
