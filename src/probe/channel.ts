@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createParser } from 'eventsource-parser';
 import { NotMcp, Redirected, Refused, type RpcError } from './failure.ts';
 import type { Answer, Exchange } from './http.ts';
-import { answerTo, isRecord, type Message, parseMessages } from './rpc.ts';
+import { answerTo, isRecord, type Message, parseMessages, type Reply } from './rpc.ts';
 import { cleanText } from './text.ts';
 
 export interface Call {
@@ -16,8 +16,8 @@ export interface Call {
 }
 
 export interface Channel {
-  /** Gives the result. Throws Refused, NotMcp, Redirected, or what the connection met. */
-  request(call: Call): Promise<Record<string, unknown>>;
+  /** Throws Refused, NotMcp, Redirected, or what the connection met. */
+  request(call: Call): Promise<Reply>;
   /** Tells the server something; whether it hears is its own affair. */
   notify(method: string): Promise<void>;
   /** From here on the server expects to be spoken to in this revision. */
@@ -34,6 +34,8 @@ const NOTICE_MS = 500;
 const MAX_URL = 2048;
 /** Requests of the server itself that are answered during one probe. */
 export const MAX_REPLIES = 8;
+/** Of a stream, or a websocket: who says so much else has no answer. */
+const MAX_EVENTS = 2_048;
 /** How often a stream that broke off before the answer is taken up again. */
 const MAX_RESUMES = 3;
 const FIRST_RETRY_MS = 500;
@@ -243,8 +245,12 @@ async function* messagesOf(answer: Answer, cursor: Cursor): AsyncGenerator<Messa
 async function* eventsOf({ body }: Answer, cursor: Cursor): AsyncGenerator<ServerEvent> {
   const decoder = new TextDecoder();
   const ready: ServerEvent[] = [];
+  const countEvent = eventCounter();
   const parser = createParser({
-    onEvent: ({ event = 'message', data }) => void ready.push({ event, data }),
+    onEvent({ event = 'message', data }) {
+      countEvent();
+      ready.push({ event, data });
+    },
     onId(id) {
       // As with sessions: others cannot be sent back.
       if (/^[\x21-\x7e]{0,4096}$/.test(id)) cursor.lastId = id;
@@ -259,6 +265,15 @@ async function* eventsOf({ body }: Answer, cursor: Cursor): AsyncGenerator<Serve
   }
 }
 
+/** Throws NotMcp when it was called too often. */
+export function eventCounter(): () => void {
+  let events = 0;
+  return () => {
+    events += 1;
+    if (events > MAX_EVENTS) throw new NotMcp(`it sends more than ${MAX_EVENTS} messages that are no answer`);
+  };
+}
+
 /** An event without data only gives its id; one that makes no sense may be followed by one that does. */
 function messagesIn(data: string): Message[] {
   try {
@@ -268,8 +283,8 @@ function messagesIn(data: string): Message[] {
   }
 }
 
-function resultOf(message: Message | undefined, { status, headers }: Answer): Record<string, unknown> {
-  if (message?.kind === 'result') return message.result;
+function resultOf(message: Message | undefined, { status, headers }: Answer): Reply {
+  if (message?.kind === 'result') return message;
   if (message?.kind === 'error') throw new Refused(status, headers, message.error);
   throw new NotMcp('its answer holds no answer to the request');
 }

@@ -3,18 +3,30 @@
 import type { Agent as HttpAgent } from 'node:http';
 import type { Socket } from 'node:net';
 import { pipeline, type Readable, type Transform } from 'node:stream';
+import { setImmediate as turn } from 'node:timers/promises';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
-import { Agent } from 'undici';
+import { Client } from 'undici';
 import { agent, connector, type Destination, type Dialer } from './dial.ts';
 import { NotMcp } from './failure.ts';
 
 /** All answers of one probe together; lists of a few hundred tools stay below 1 MiB. */
-const MAX_BYTES = 4 * 2 ** 20;
+export const MAX_BYTES = 2 * 2 ** 20;
 /** What sockets may bring in all: beyond answers that are read there are heads of informational ones, chunk sizes, pings. */
 const MAX_RAW_BYTES = 2 * MAX_BYTES;
 const RAW_CHECK_MS = 250;
-const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_REDIRECTS = 3;
+/** Interim answers (1xx) of one probe: each costs more than its bytes tell. */
+const MAX_INTERIM = 64;
+/** A text as long as this takes more than a millisecond to understand. */
+const LONG_TEXT = 64 * 1024;
+
+const BOUNDS = {
+  allowH2: false,
+  maxHeaderSize: 16 * 1024,
+  maxResponseSize: MAX_BYTES,
+  headersTimeout: 0,
+  bodyTimeout: 0,
+};
 
 export interface Request {
   method: 'GET' | 'POST' | 'DELETE';
@@ -56,6 +68,14 @@ export interface Step {
 /** A stream, and how undici gives the text of its own. */
 type Body = Readable & { text?(): Promise<string> };
 
+/** A connection, or none yet or any more; it is made when it is needed. */
+interface Line {
+  origin: string;
+  client: Client;
+  /** Whether an answer is still to come, or to be read. */
+  busy: boolean;
+}
+
 export interface ExchangeOptions {
   url: URL;
   dial: Dialer;
@@ -86,48 +106,72 @@ export interface Exchange {
   close(): Promise<void>;
 }
 
+/** Made once: an error for each connection that is closed would cost more than the closing. */
+const CLOSED = new Error('the probe is over');
+
+/** What looks after how much each exchange has received; one timer for all that are open. */
+const watched = new Set<() => void>();
+let watch: NodeJS.Timeout | undefined;
+
+function lookAfter(look: () => void): Disposable {
+  if (watched.size === 0) watch = setInterval(() => watched.forEach(look => void look()), RAW_CHECK_MS).unref();
+  watched.add(look);
+  return {
+    [Symbol.dispose]() {
+      watched.delete(look);
+      if (watched.size === 0) clearInterval(watch);
+    },
+  };
+}
+
 export function openExchange(options: ExchangeOptions): Exchange {
   const { url: target, dial, credentials, ca, userAgent, ending, onStep } = options;
   const { signal } = ending;
-  const closed = new AbortController();
-  const opened = { ca, signal: closed.signal };
-  const sockets = new Set<Socket>();
+  const sockets: Socket[] = [];
+  const lines: Line[] = [];
   const counted: Dialer = async to => {
     const socket = await dial(to);
-    sockets.add(socket);
+    sockets.push(socket);
     return socket;
   };
-  const dispatcher = new Agent({
-    allowH2: false,
-    // A stream of answers, a request beside it, and room for one that is let go.
-    connections: 4,
-    maxHeaderSize: MAX_HEADER_BYTES,
-    maxResponseSize: MAX_BYTES,
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    connect: connector(counted, opened),
-  });
+  const closed = new AbortController();
+  const opened = { ca, signal: closed.signal };
+  const connect = connector(counted, opened);
   const basic = { 'user-agent': userAgent, 'accept-encoding': 'identity' };
   const headers = { ...credentials, ...basic };
 
-  const tooLarge = (): NotMcp => {
-    const error = new NotMcp(`it sends more than ${MAX_BYTES / 2 ** 20} MiB`);
+  /** A connection over which no answer is to come: a probe needs a second one only beside a stream. */
+  function lineTo(origin: string): Line {
+    const idle = lines.find(line => !line.busy && line.origin === origin);
+    if (idle) return idle;
+    const line = { origin, client: new Client(origin, { ...BOUNDS, connect }), busy: false };
+    lines.push(line);
+    return line;
+  }
+
+  const endBy = (why: string): NotMcp => {
+    const error = new NotMcp(why);
     ending.abort(error);
     return error;
   };
+  const tooLarge = (): NotMcp => endBy(`it sends more than ${MAX_BYTES / 2 ** 20} MiB`);
   let ids = 0;
   let bytes = 0;
+  let interim = 0;
+  const onInfo = (): void => {
+    interim += 1;
+    if (interim > MAX_INTERIM) endBy(`it sends more than ${MAX_INTERIM} interim answers`);
+  };
   function count(more: number): void {
     bytes += more;
     if (bytes > MAX_BYTES) throw tooLarge();
   }
   // What is no part of a body is counted by nobody else.
-  const watch = setInterval(() => {
+  const watching = lookAfter(() => {
     let raw = 0;
     for (const socket of sockets) raw += socket.bytesRead;
     if (raw > MAX_RAW_BYTES) tooLarge();
-  }, RAW_CHECK_MS);
-  watch.unref();
+  });
 
   /** What it means that a body cannot be read. */
   function explain(error: unknown): unknown {
@@ -136,7 +180,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
     return /^(Z_|ERR_BROTLI|ERR__ERROR_|ZSTD_)/.test(code) ? new NotMcp('its answer cannot be decoded') : error;
   }
 
-  async function* read(raw: Readable, encoding?: string): AsyncGenerator<Buffer> {
+  async function* read(raw: Readable, encoding: string | undefined, onRead: () => void): AsyncGenerator<Buffer> {
     const decoder = decoderOf(encoding);
     if (decoder) raw.on('data', (chunk: Buffer) => (bytes += chunk.length));
     try {
@@ -144,6 +188,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
         count((chunk as Buffer).length);
         yield chunk as Buffer;
       }
+      onRead();
     } catch (error) {
       throw explain(error);
     } finally {
@@ -152,23 +197,29 @@ export function openExchange(options: ExchangeOptions): Exchange {
     }
   }
 
-  function bodyOf(raw: Body, encoding?: string): Pick<Answer, 'body' | 'text' | 'drop'> {
+  function bodyOf(raw: Body, encoding?: string, onRead = () => {}): Pick<Answer, 'body' | 'text' | 'drop'> {
+    raw.on('error', () => {}); // Told to whom reads it.
+    raw.on('close', onRead);
     return {
-      get body() {
-        return read(raw, encoding);
+      body: { [Symbol.asyncIterator]: () => read(raw, encoding, onRead) },
+      text: async mostBytes => {
+        const text =
+          mostBytes === undefined && raw.text && !decoderOf(encoding)
+            ? await whole(raw.text())
+            : await textOf(read(raw, encoding, onRead), mostBytes);
+        onRead();
+        // Many long ones at once must not stop all else.
+        if (text.length > LONG_TEXT) await inTurn();
+        return text;
       },
-      text: mostBytes =>
-        mostBytes === undefined && raw.text && !decoderOf(encoding)
-          ? whole(raw.text.bind(raw))
-          : textOf(read(raw, encoding), mostBytes),
-      drop: () => void raw.destroy(),
+      drop: () => void (raw.readableEnded || raw.destroy()),
     };
   }
 
   /** The common case, without the cost of an iterator. */
-  async function whole(read: () => Promise<string>): Promise<string> {
+  async function whole(reading: Promise<string>): Promise<string> {
     try {
-      const text = await read();
+      const text = await reading;
       count(Buffer.byteLength(text));
       return text;
     } catch (error) {
@@ -185,20 +236,28 @@ export function openExchange(options: ExchangeOptions): Exchange {
     signal: limit = signal,
   }: Request): Promise<Answer> {
     const { origin, pathname, search } = url;
-    const asking = dispatcher.request({
-      origin,
-      path: pathname + search,
-      method,
-      headers: { ...(origin === target.origin && !anonymous ? headers : basic), ...more },
-      body: body ?? null,
-      signal: limit,
-    });
-    const { statusCode, headers: answered, body: raw } = await within(limit, asking);
-    const joined = Object.fromEntries(
-      Object.entries(answered).map(([name, value]) => [name, Array.isArray(value) ? value.join(', ') : String(value)]),
-    );
-    raw.on('error', () => {}); // Told to whom reads it.
-    return { url, status: statusCode, headers: joined, ...bodyOf(raw, joined['content-encoding']) };
+    const line = lineTo(origin);
+    line.busy = true;
+    const free = (): void => {
+      line.busy = false;
+    };
+    try {
+      const asking = line.client.request({
+        path: pathname + search,
+        method,
+        headers: { ...(origin === target.origin && !anonymous ? headers : basic), ...more },
+        body: body ?? null,
+        signal: limit,
+        onInfo,
+      });
+      const { statusCode, headers: answered, body: raw } = await within(limit, asking);
+      for (const name in answered) if (Array.isArray(answered[name])) answered[name] = answered[name].join(', ');
+      const joined = answered as Record<string, string>;
+      return { url, status: statusCode, headers: joined, ...bodyOf(raw, joined['content-encoding'], free) };
+    } catch (error) {
+      free();
+      throw error;
+    }
   }
 
   function step(asked: string, url: URL, answered: string, since: number): void {
@@ -220,7 +279,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
         const asked = request.what ?? request.method;
         try {
           const answer = await once({ ...request, url });
-          step(asked, url, `${answer.status} ${answer.headers['content-type'] ?? ''}`.trim(), since);
+          if (onStep) step(asked, url, `${answer.status} ${answer.headers['content-type'] ?? ''}`.trim(), since);
           const next = hops < MAX_REDIRECTS ? redirect(request.method, answer) : undefined;
           if (!next) return answer;
           answer.drop();
@@ -232,14 +291,21 @@ export function openExchange(options: ExchangeOptions): Exchange {
       }
     },
     async close() {
-      clearInterval(watch);
-      closed.abort();
-      await dispatcher.destroy();
+      watching[Symbol.dispose]();
+      closed.abort(CLOSED);
+      await Promise.all(lines.map(({ client }) => client.destroy(CLOSED)));
       for (const socket of sockets) socket.destroy();
     },
   };
 }
 
+let last = Promise.resolve();
+
+/** Resolves for one caller in a turn of the event loop. */
+function inTurn(): Promise<void> {
+  last = last.then(() => turn());
+  return last;
+}
 /** Gives a request up when the signal aborts; undici itself notices only once it has a connection. */
 async function within<T>(signal: AbortSignal, asking: Promise<T>): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();

@@ -199,7 +199,7 @@ async function discover(channel: Channel, circumstances: Circumstances): Promise
   });
   const ask = async (): Promise<{ result?: Record<string, unknown>; supported: unknown }> => {
     try {
-      const result = await channel.request({ ...envelope('server/discover', {}), ...(limit && { signal: limit }) });
+      const { result } = await channel.request({ ...envelope('server/discover', {}), ...(limit && { signal: limit }) });
       return { result, supported: result.supportedVersions };
     } catch (error) {
       if (!(error instanceof Refused) || error.rpc?.code !== UNSUPPORTED_VERSION) throw error;
@@ -226,7 +226,7 @@ async function initialize(channel: Channel, circumstances: Circumstances): Promi
       params: { protocolVersion, capabilities: {}, clientInfo: circumstances.client },
     });
   const [newest] = LEGACY;
-  const result = await ask(newest).catch(error => {
+  const { result } = await ask(newest).catch(error => {
     // Instead of answering with a revision of its own, as it should.
     const offered = error instanceof Refused && isRecord(error.rpc?.data) ? versionsOf(error.rpc.data.supported) : [];
     if (offered.length === 0) throw error;
@@ -265,13 +265,11 @@ async function describe(
     ...(typeof instructions === 'string' && instructions !== '' && { instructionsLength: instructions.length }),
   };
   if (!can.includes('tools')) return { kind: 'answered', server: { ...server, tools: NO_TOOLS } };
-  const now = performance.now();
-  if (memory.tools && now < memory.tools.freshUntil)
+  if (memory.tools && performance.now() < memory.tools.freshUntil)
     return { kind: 'answered', server: { ...server, tools: memory.tools.facts } };
   try {
-    const { facts, ttlMs } = await listTools(channel, envelope);
-    memory.tools = { facts, freshUntil: now + ttlMs };
-    return { kind: 'answered', server: { ...server, tools: facts } };
+    memory.tools = await listTools(channel, envelope, memory.tools);
+    return { kind: 'answered', server: { ...server, tools: memory.tools.facts } };
   } catch (error) {
     // It has proved to be an MCP server; that it will not list its tools now (429, a stall) does not undo that.
     const refusal = error instanceof Refused ? authorizationOf(error) : undefined;

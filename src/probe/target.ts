@@ -33,8 +33,15 @@ export interface Memory {
   era?: { kind: Era; learntAt: number } | undefined;
   /** What of its protected resource metadata (RFC 9728) is shown; empty where it has none. */
   metadata?: { facts: Challenge; freshUntil: number };
+  tools?: ToolMemory;
+}
+
+export interface ToolMemory {
+  facts: ToolFacts;
   /** Told to be good until then, in ms of performance.now(). */
-  tools?: { facts: ToolFacts; freshUntil: number };
+  freshUntil: number;
+  /** Of all that the server sent: as long as it sends the same, the facts are the same. */
+  digest: string;
 }
 
 export interface Secrets {

@@ -4,14 +4,13 @@
  */
 
 import { type RawData, WebSocket } from 'ws';
-import { type Channel, MAX_REPLIES, refusal, replyTo } from './channel.ts';
+import { type Channel, eventCounter, MAX_REPLIES, refusal, replyTo } from './channel.ts';
 import { NotMcp, Refused } from './failure.ts';
-import type { Exchange } from './http.ts';
+import { type Exchange, MAX_BYTES } from './http.ts';
 import { answerTo, type Message, parseMessages } from './rpc.ts';
 
 const SUBPROTOCOL = 'mcp';
 const CLOSE_MS = 1_000;
-const MAX_MESSAGE_BYTES = 4 * 2 ** 20;
 
 /** A websocket that the server closed, with the code that it gave. */
 export class WebSocketClosed extends Error {
@@ -34,7 +33,7 @@ export async function openWebSocket(exchange: Exchange, url: URL): Promise<Chann
     headers,
     followRedirects: false,
     perMessageDeflate: false,
-    maxPayload: MAX_MESSAGE_BYTES,
+    maxPayload: MAX_BYTES,
   });
   const opened = Promise.withResolvers<void>();
   /** Rejects with what ended the connection. */
@@ -65,9 +64,11 @@ export async function openWebSocket(exchange: Exchange, url: URL): Promise<Chann
 
   const told: Message[] = [];
   let news = Promise.withResolvers<void>();
+  const countMessage = eventCounter();
   socket.on('message', (data: RawData, isBinary) => {
     try {
       const text = String(data);
+      countMessage();
       exchange.count(Buffer.byteLength(text));
       if (isBinary) throw new NotMcp('it answers in binary frames');
       told.push(...parseMessages(text));
@@ -97,7 +98,7 @@ export async function openWebSocket(exchange: Exchange, url: URL): Promise<Chann
         const messages = told.splice(0);
         const found = answerTo(id, messages, false);
         if (found) exchange.step(method, url, found.kind, asked);
-        if (found?.kind === 'result') return found.result;
+        if (found?.kind === 'result') return found;
         if (found?.kind === 'error') throw new Refused(200, {}, found.error);
         for (const message of messages) {
           if (message.kind === 'request' && replies++ < MAX_REPLIES)

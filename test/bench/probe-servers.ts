@@ -63,7 +63,7 @@ const pour = (chunk: string) => (socket: Socket) => {
 };
 
 const BOMB = gzipSync(Buffer.alloc(64 * 2 ** 20));
-const DEEP = `{"jsonrpc":"2.0","id":1,"result":${'{"a":'.repeat(200_000)}1${'}'.repeat(200_000)}}`;
+const DEEP = `{"jsonrpc":"2.0","id":1,"result":${'{"a":'.repeat(150_000)}1${'}'.repeat(150_000)}}`;
 const EVENT = `data: {"jsonrpc":"2.0","method":"notifications/message","params":{"data":"${'x'.repeat(1_000)}"}}\n\n`;
 
 const hostile: Record<string, () => Server> = {
@@ -84,6 +84,12 @@ const hostile: Record<string, () => Server> = {
       pour(`X-A: ${'x'.repeat(1_000)}\r\n`)(socket);
     }),
   'endless early hints': () => raw(pour('HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n'.repeat(100))),
+  // All that it may send, held until the probe times out.
+  'a large answer without an end': () =>
+    createServer((_, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.write(' '.repeat(1.9 * 2 ** 20));
+    }),
   'no answer, ever': () => createTcpServer(socket => void socket.on('error', () => {}).resume()),
 };
 

@@ -1,6 +1,7 @@
 /**
  * `npm run bench:probes [-- --json]`: probes a second against a local server, as a ratio to bare undici making the same
- * requests over connections of its own, in one run and in alternating order; and what 200 hostile servers at once cost.
+ * requests over connections of its own, in one run and in alternating order; and what 200 hostile servers cost, at once and
+ * through the operator's slots.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,7 +9,9 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Agent } from 'undici';
 import { createDialer } from '../../src/probe/dial.ts';
 import { createGuard } from '../../src/probe/guard.ts';
+import { createLimiter } from '../../src/probe/limiter.ts';
 import { createProbe } from '../../src/probe/mcp.ts';
+import type { Outcome } from '../../src/probe/outcome.ts';
 import type { Memory, Target } from '../../src/probe/target.ts';
 import { HOSTILE, startServers } from './probe-servers.ts';
 
@@ -16,6 +19,8 @@ const LOOPBACK = { allowCidrs: ['127.0.0.0/8'], allowHosts: [], denyCidrs: [], d
 const CONCURRENT = [100, 1_000];
 const ROUNDS = 5;
 const HOSTILE_AT_ONCE = 200;
+/** Of the operator, unless its policy says otherwise. */
+const SLOTS = 32;
 
 const dial = createDialer({ guard: createGuard(LOOPBACK) });
 const client = { name: 'bench', version: '0.0.0' };
@@ -139,8 +144,19 @@ async function throughput(urls: Record<'modern' | 'legacy', string>): Promise<Ro
   return rows;
 }
 
-async function hostile(urls: Record<string, string>): Promise<Row> {
+/** What they cost that mean harm, with so many slots for probes. */
+async function hostile(urls: Record<string, string>, slots: number): Promise<Row> {
   const kinds = Object.values(urls);
+  const limiter = createLimiter({ total: slots, perHost: slots });
+  const one = async (index: number): Promise<Outcome> => {
+    const { signal } = new AbortController();
+    const release = await limiter.acquire({ host: `${index}`, tenant: `${index % 20}` }, signal);
+    try {
+      return await probe(target(kinds[index % kinds.length] ?? '', 5_000), {}, signal);
+    } finally {
+      release();
+    }
+  };
   globalThis.gc?.();
   const before = process.memoryUsage.rss();
   let peak = before;
@@ -150,15 +166,12 @@ async function hostile(urls: Record<string, string>): Promise<Row> {
   const delay = monitorEventLoopDelay({ resolution: 5 });
   delay.enable();
   const start = performance.now();
-  const outcomes = await Promise.all(
-    Array.from({ length: HOSTILE_AT_ONCE }, (_, index) =>
-      probe(target(kinds[index % kinds.length] ?? '', 5_000), {}, new AbortController().signal),
-    ),
-  );
+  const outcomes = await Promise.all(Array.from({ length: HOSTILE_AT_ONCE }, (_, index) => one(index)));
   delay.disable();
   clearInterval(sampling);
   return {
-    'hostile servers at once': outcomes.length,
+    'hostile servers': outcomes.length,
+    'at a time': slots,
     'taken for MCP': outcomes.filter(({ kind }) => kind === 'answered').length,
     'seconds (timeout 5)': round((performance.now() - start) / 1000),
     'RSS before, MiB': Math.round(before / 2 ** 20),
@@ -175,12 +188,14 @@ if (process.argv[2] === 'serve') {
   const server = fork(import.meta.filename, ['serve']);
   try {
     const [urls] = (await once(server, 'message')) as [Record<string, string>];
+    // First, while the memory is that of an operator that has just begun.
+    const harm = Object.fromEntries(HOSTILE.map(name => [name, urls[name] ?? '']));
+    const cost = [await hostile(harm, SLOTS), await hostile(harm, HOSTILE_AT_ONCE)];
     const rows = await throughput({ modern: urls.modern ?? '', legacy: urls.legacy ?? '' });
-    const cost = await hostile(Object.fromEntries(HOSTILE.map(name => [name, urls[name] ?? ''])));
     if (process.argv.includes('--json')) console.log(JSON.stringify({ throughput: rows, hostile: cost }, null, 2));
     else {
       console.table(rows);
-      console.table([cost]);
+      console.table(cost);
     }
   } finally {
     server.kill('SIGKILL');

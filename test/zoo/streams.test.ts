@@ -120,6 +120,11 @@ describe('an event stream that gives no answer', () => {
       target: SHORT,
       verdict: TIMEOUT,
     },
+    'but three thousand notifications': {
+      server: { '*': events(NOTIFICATION.repeat(3_000), 'data: $ANSWER\n\n') },
+      verdict: NOT_MCP,
+      outcome: { why: 'it sends more than 2048 messages that are no answer' },
+    },
     'and stays open with notifications': {
       server: {
         '*': async call => {

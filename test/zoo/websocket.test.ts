@@ -162,6 +162,17 @@ describe('a websocket server', () => {
       outcome: FACTS,
       most: 20,
     },
+    'that sends three thousand notifications before the answer': {
+      server: ws({
+        speak: (_message, socket, send) => {
+          for (let count = 0; count < 3_000; count++)
+            socket.send('{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}');
+          send();
+        },
+      }),
+      verdict: NOT_MCP,
+      outcome: { why: 'it sends more than 2048 messages that are no answer' },
+    },
     'that broadcasts the answers to others (supergateway)': {
       server: ws({
         speak: (_message, socket, send) => {

@@ -62,7 +62,7 @@ describe('a probe of a real MCP server', () => {
     expect(server.sessions()).toBe(0);
   });
 
-  it('reads 4 MiB of it in all, however many pages it gives, and does without the tools beyond', async () => {
+  it('reads 2 MiB of it in all, however many pages it gives, and does without the tools beyond', async () => {
     let served = 0;
     const server = await serve(
       startHttp(async (request, response) => {
@@ -88,7 +88,7 @@ describe('a probe of a real MCP server', () => {
     const outcome = await probe(server.url);
     expect(outcome).toMatchObject({ kind: 'answered', server: { name: 'large' } });
     expect(outcome).not.toHaveProperty('server.tools');
-    expect(served).toBeLessThan(6_000_000);
+    expect(served).toBeLessThan(4_000_000);
   });
 
   it('says who it is', async () => {
@@ -202,7 +202,7 @@ describe('a probe of what is no MCP server', () => {
     expect(await probe(server.url.replace('http:', 'https:'))).toMatchObject({ kind: 'tls' });
   });
 
-  it('reads at most 4 MiB of an answer', async () => {
+  it('reads at most 2 MiB of an answer', async () => {
     const server = await serve(
       startHttp((_request, response) => {
         response.writeHead(200, { 'content-type': 'application/json' });
