@@ -8,7 +8,14 @@ import { ANNOTATION, OPERATOR } from './api/connector.ts';
 import { keyOf } from './api/meta.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { createReconciler } from './connector/reconcile.ts';
-import { createStores, startReflectors, watchChanges } from './connector/stores.ts';
+import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
+import {
+  createStores,
+  type ReflectorsOptions,
+  startReferenceReflector,
+  startReflectors,
+  watchChanges,
+} from './connector/stores.ts';
 import { createClient } from './kube/client.ts';
 import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
@@ -131,15 +138,20 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   });
 
   const stores = createStores();
-  watchChanges(stores, (key, priority, cause) => wake(key, cause, priority));
-  const reflectors = startReflectors(stores, {
+  const enqueue = (key: string, priority: Priority, cause: string): void => wake(key, cause, priority);
+  watchChanges(stores, enqueue);
+  const watchOptions: ReflectorsOptions = {
     client,
     namespace: config.namespace,
     signal: watching.signal,
     onError: (resource, error) =>
       log.warn({ resource, error: describeError(error) }, 'a watch had trouble; it goes on'),
     observer: reflectorMetrics(registry),
-  });
+  };
+  const reflectors = startReflectors(stores, watchOptions);
+  const optional = [...(policy.readSecrets ? [SECRETS] : []), ...(policy.readConfigMaps ? [CONFIG_MAPS] : [])].map(
+    type => startReferenceReflector(stores, type, { ...watchOptions, enqueue }),
+  );
 
   let synced = false;
   const health = await startHealthServer({
@@ -229,7 +241,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     await Promise.all([probes.close(), events.flush()]);
     clearTimeout(late);
     hard.abort();
-    await Promise.all([election?.release(), ...reflectors.map(({ done }) => done)]);
+    await Promise.all([election?.release(), ...[...reflectors, ...optional].map(({ done }) => done)]);
     await Promise.all([transport.close(), health.close()]);
   }
 

@@ -179,6 +179,7 @@ async function probeOnce(asked: Asked, { client, userAgent }: CommandOptions): P
     failureThreshold: 1,
     successThreshold: 1,
     recheck: undefined,
+    secretsVersion: '',
     sendsCredentials: Object.keys(headers).length > 0,
     secrets: async () => secrets,
   };

@@ -43,6 +43,8 @@ export const policySchema = z.strictObject({
     .prefault({}),
   /** Whether the operator may read Secrets (`rbac.readSecrets` of the chart). */
   readSecrets: z.boolean().default(false),
+  /** The same for ConfigMaps (`rbac.readConfigMaps`). */
+  readConfigMaps: z.boolean().default(false),
   clusterDomain: z.string().min(1).default('cluster.local'),
   probe: z
     .strictObject({

@@ -82,7 +82,7 @@ export function createReconciler({
     signal: AbortSignal,
   ): Promise<void> {
     const progress = strategyOf(connector).progress(observe(connector, plan));
-    const target = targetOf(connector, plan, progress, context.policy, client);
+    const target = targetOf(connector, plan, progress, context.policy, client, stores.references);
     if (!('why' in target)) probes.set(key, target, foundBefore(connector, plan));
     else if (target.why !== 'as before') probes.set(key, undefined);
     const result = probes.result(key);

@@ -1,10 +1,10 @@
 /** The caches that reconciles read, and which connectors a change in them concerns. */
 
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
-import { type Key, type KubeObject, keyOf } from '../api/meta.ts';
+import { type Key, type KubeObject, keyOf, type ResourceType } from '../api/meta.ts';
 import type { KubeClient, Scope } from '../kube/client.ts';
 import { type Reflector, type ReflectorObserver, startReflector } from '../kube/reflector.ts';
-import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
+import { createStore, type Store, type Stored, type StoreWriter } from '../kube/store.ts';
 import type { Priority } from '../runtime/queue.ts';
 import {
   CHILD_SELECTOR,
@@ -22,32 +22,44 @@ import {
   projectPod,
 } from './children.ts';
 import { labelValue } from './names.ts';
+import {
+  CONFIG_MAPS,
+  createReferenceStores,
+  type ReferenceStores,
+  referenceIndex,
+  referencesOf,
+  SECRETS,
+} from './references.ts';
 
-export type ConnectorStore = Store<PersonalConnector, 'id' | 'label'> & StoreWriter<PersonalConnector>;
+type ConnectorIndex = 'id' | 'label' | 'reference';
+export type ConnectorStore = Store<PersonalConnector, ConnectorIndex> & StoreWriter<PersonalConnector>;
 
 export interface Stores {
   connectors: ConnectorStore;
   children: ChildStores;
   pods: PodStore;
+  references: ReferenceStores;
 }
 
 export function createStores(): Stores {
   return {
-    connectors: createStore<PersonalConnector, 'id' | 'label'>({
+    connectors: createStore<PersonalConnector, ConnectorIndex>({
       id: ({ spec }) => (spec.id === undefined ? [] : [spec.id]),
       label: ({ metadata }) => [labelIndex(metadata.namespace, labelValue(metadata.name))],
+      reference: referencesOf,
     }),
     children: createChildStores(),
     pods: createPodStore(),
+    references: createReferenceStores(),
   };
 }
 
 /**
  * Calls `enqueue` for each connector that a change concerns: itself, its owner, the one its Pods run for, namesakes by
- * id. `cause` is the kind of what changed.
+ * id, those whose probes read it. `cause` is the kind of what changed.
  */
 export function watchChanges(
-  { connectors, children, pods }: Stores,
+  { connectors, children, pods, references }: Stores,
   enqueue: (key: Key, priority: Priority, cause: string) => void,
 ): void {
   connectors.subscribe(({ previous, current }) => {
@@ -79,6 +91,13 @@ export function watchChanges(
     for (const connector of connectors.byIndex('label', connectorIndex(pod)))
       enqueue(keyOf(connector), 'high', PODS.kind);
   });
+  for (const { kind } of [SECRETS, CONFIG_MAPS]) {
+    references[kind].subscribe(({ previous, current }) => {
+      const { namespace, name } = (current ?? previous)?.metadata ?? { namespace: '', name: '' };
+      for (const connector of connectors.byIndex('reference', referenceIndex(kind, namespace, name)))
+        enqueue(keyOf(connector), 'high', kind);
+    });
+  }
 }
 
 function ownerKeys(object: KubeObject | undefined): Key[] {
@@ -94,36 +113,66 @@ export interface ReflectorsOptions {
   observer?: (resource: string) => ReflectorObserver;
 }
 
-/** Starts to feed the stores. */
-export function startReflectors(
-  stores: Stores,
-  { client, namespace, signal, onError, observer }: ReflectorsOptions,
-): Reflector[] {
-  const scope: Scope = namespace === undefined ? {} : { namespace };
+/** Starts to feed the stores that nothing works without. */
+export function startReflectors(stores: Stores, options: ReflectorsOptions): Reflector[] {
+  const scope = scopeOf(options);
   const made: Scope = { ...scope, labelSelector: CHILD_SELECTOR };
-  const common = (resource: string) => ({
-    client,
-    signal,
-    onError: (error: unknown) => onError(resource, error),
-    ...(observer && { observer: observer(resource) }),
-  });
   return [
     ...CHILD_TYPES.map(type =>
       startReflector({
-        ...common(type.plural),
-        type,
+        ...common(options, type),
         scope: made,
         store: stores.children[type.kind],
         project: projectChild(type),
       }),
     ),
-    startReflector({ ...common(PODS.plural), type: PODS, scope: made, store: stores.pods, project: projectPod }),
+    startReflector({ ...common(options, PODS), scope: made, store: stores.pods, project: projectPod }),
     startReflector({
-      ...common(PERSONAL_CONNECTORS.plural),
-      type: PERSONAL_CONNECTORS,
+      ...common(options, PERSONAL_CONNECTORS),
       scope,
       store: stores.connectors,
       project: projectConnector,
     }),
   ];
+}
+
+/**
+ * Starts to feed the store of what probes read. All else works without: who may not watch it learns of changes with the
+ * next probe.
+ */
+export function startReferenceReflector(
+  { references, connectors }: Stores,
+  type: typeof SECRETS | typeof CONFIG_MAPS,
+  options: ReflectorsOptions & { enqueue: (key: Key, priority: Priority, cause: string) => void },
+): Reflector {
+  const store = references[type.kind];
+  const reflector = startReflector<Stored>({
+    ...common(options, type),
+    scope: { ...scopeOf(options), metadataOnly: true },
+    store,
+    project: ({ metadata: { namespace, name, uid, resourceVersion } }: Stored) => ({
+      metadata: { namespace, name, uid, resourceVersion },
+    }),
+  });
+  void reflector.synced.then(() => {
+    store.filled = true;
+    for (const connector of connectors.values())
+      if (referencesOf(connector).length > 0) options.enqueue(keyOf(connector), 'low', type.kind);
+  });
+  return reflector;
+}
+
+function scopeOf({ namespace }: ReflectorsOptions): Scope {
+  return namespace === undefined ? {} : { namespace };
+}
+
+function common<T extends ResourceType>({ client, signal, onError, observer }: ReflectorsOptions, type: T) {
+  const { plural } = type;
+  return {
+    client,
+    type,
+    signal,
+    onError: (error: unknown) => onError(plural, error),
+    ...(observer && { observer: observer(plural) }),
+  };
 }

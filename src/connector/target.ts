@@ -2,20 +2,13 @@
 
 import { ANNOTATION, type PersonalConnector } from '../api/connector.ts';
 import type { CaBundle, ProbeSpec } from '../api/generated.ts';
-import type { KubeObject, ResourceType } from '../api/meta.ts';
+import type { KubeObject } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
 import { isForbidden, isNotFound } from '../kube/errors.ts';
 import { CredentialsMissing, type Secrets, type Target } from '../probe/target.ts';
 import type { Plan, Progress } from './plan.ts';
 import type { Policy } from './policy.ts';
-
-const SECRETS = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret' } as const satisfies ResourceType;
-const CONFIG_MAPS = {
-  group: '',
-  version: 'v1',
-  plural: 'configmaps',
-  kind: 'ConfigMap',
-} as const satisfies ResourceType;
+import { CONFIG_MAPS, type ReferenceStores, SECRETS, versionOf } from './references.ts';
 
 const DEFAULT_FAILURE_THRESHOLD = 3;
 const DEFAULT_SUCCESS_THRESHOLD = 1;
@@ -27,6 +20,7 @@ export function targetOf(
   progress: Progress,
   policy: Policy,
   client: KubeClient,
+  references: ReferenceStores,
 ): Target | { why: 'Maintenance' | 'ProbeDisabled' | 'Pending' | 'as before'; message: string } {
   const { metadata, spec } = connector;
   const probe: ProbeSpec = spec.probe ?? {};
@@ -51,6 +45,7 @@ export function targetOf(
     failureThreshold: probe.failureThreshold ?? DEFAULT_FAILURE_THRESHOLD,
     successThreshold: probe.successThreshold ?? DEFAULT_SUCCESS_THRESHOLD,
     recheck: metadata.annotations?.[ANNOTATION.recheck],
+    secretsVersion: versionOf(connector, references),
     sendsCredentials: headers.length > 0,
     secrets:
       headers.length > 0 || caBundle

@@ -4,6 +4,8 @@ import { apiVersionOf, type Declared, type KubeObject, type ResourceType } from 
 import type { ApiRequest, Transport } from './transport.ts';
 
 export interface Scope {
+  /** Of each object its metadata alone: what else there is of it never gets here. */
+  metadataOnly?: boolean;
   /** One namespace; absent means all. */
   namespace?: string;
   labelSelector?: string;
@@ -81,6 +83,7 @@ export function createClient(transport: Transport, defaults: RequestDefaults = {
       call({
         method: 'GET',
         path: `${collection(type, scope.namespace)}?${query({ limit: '500', ...selectors(scope), continue: next })}`,
+        ...accept(scope, 'PartialObjectMetadataList'),
         signal,
       }),
 
@@ -95,7 +98,8 @@ export function createClient(transport: Transport, defaults: RequestDefaults = {
           : { resourceVersion }),
         ...selectors(scope),
       };
-      return transport.stream({ method: 'GET', path: `${collection(type, namespace)}?${query(parameters)}`, signal });
+      const path = `${collection(type, namespace)}?${query(parameters)}`;
+      return transport.stream({ method: 'GET', path, ...accept(scope, 'PartialObjectMetadata'), signal });
     },
 
     apply: (type, object, { fieldManager, subresource, dryRun }, signal) => {
@@ -152,6 +156,10 @@ function collection(type: ResourceType, namespace: string | undefined): string {
 
 function selectors({ labelSelector, name }: Scope): Record<string, string | undefined> {
   return { labelSelector, fieldSelector: name === undefined ? undefined : `metadata.name=${name}` };
+}
+
+function accept({ metadataOnly }: Scope, kind: string): { accept?: string } {
+  return metadataOnly ? { accept: `application/json;as=${kind};g=meta.k8s.io;v=v1` } : {};
 }
 
 function query(parameters: Record<string, string | undefined>): string {

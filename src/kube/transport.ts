@@ -21,6 +21,8 @@ export interface ApiRequest {
   path: string;
   body?: unknown;
   contentType?: string;
+  /** Absent: the whole of what is asked for, as JSON. */
+  accept?: string;
   signal: AbortSignal;
   /** Ends a call earlier than after 30 s. */
   timeoutMs?: number;
@@ -142,10 +144,11 @@ export function createTransport(
         origin,
         path: prefix + request.path,
         method: request.method,
-        headers:
-          request.body === undefined
-            ? used.headers
-            : { ...used.headers, 'content-type': request.contentType ?? 'application/json' },
+        headers: {
+          ...used.headers,
+          ...(request.accept !== undefined && { accept: request.accept }),
+          ...(request.body !== undefined && { 'content-type': request.contentType ?? 'application/json' }),
+        },
         body: request.body === undefined ? null : JSON.stringify(request.body),
         signal,
       }),

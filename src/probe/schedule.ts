@@ -71,9 +71,11 @@ interface Member {
   group: Group;
   target: Target;
   standing: Standing;
-  /** The last value of `target.recheck` that a probe has answered. */
-  answered: string | undefined;
+  /** What a probe has answered of what the target asks. */
+  answered: Asked;
 }
+
+type Asked = Pick<Target, 'recheck' | 'secretsVersion'>;
 
 /** A connector between its thresholds. */
 export interface Standing {
@@ -189,7 +191,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     const release = await limiter.acquire({ host: group.host, tenant }, signal).catch(() => undefined);
     try {
       if (signal.aborted) return;
-      const answers = new Map([...group.members.values()].map(member => [member, member.target.recheck]));
+      const answers = new Map([...group.members.values()].map(member => [member, member.target]));
       if (isAsked(group)) group.memory = {};
       const target = first(group);
       const start = now();
@@ -205,13 +207,13 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
   }
 
   /** Gives a judgement to all members, and says when the next probe comes. `answers`: what was asked as it began. */
-  function take(group: Group, judgement: Judgement, answers: ReadonlyMap<Member, string | undefined>): void {
+  function take(group: Group, judgement: Judgement, answers: ReadonlyMap<Member, Asked>): void {
     group.latest = { judgement, at: now() };
     group.course = count(group.course, judgement);
     group.running = undefined;
     for (const member of group.members.values()) {
       member.standing = advance(member.standing, judgement, member.target);
-      if (answers.has(member)) member.answered = answers.get(member);
+      member.answered = answers.get(member) ?? member.answered;
     }
     const rest = judgement.conclusive ? 0 : Math.min(MOST_RETRY_AFTER_MS, judgement.retryAfterMs ?? 0);
     // Later, never sooner: others who ask this host were told the same.
@@ -238,14 +240,17 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
         group,
         target,
         standing: { ...NEW, health: known },
-        answered: known && target.recheck,
+        answered: { recheck: known && target.recheck, secretsVersion: target.secretsVersion },
       };
       members.set(key, member);
       if (member.target.fingerprint !== target.fingerprint) member.standing = NEW;
       member.target = target;
+      if (member.answered.secretsVersion === '')
+        member.answered = { ...member.answered, secretsVersion: target.secretsVersion };
       if (member.group !== group) {
         leave(key, member);
         member.group = group;
+        member.answered = { ...member.answered, secretsVersion: target.secretsVersion };
       }
       if (!group.members.has(key)) join(key, member, before ? undefined : known);
       else probeWithin(group, target.intervalMs * (1 + JITTER), spread(target.intervalMs));
@@ -255,7 +260,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     result(key) {
       const { target, answered, standing } = members.get(key) ?? {};
       return target && standing?.verdict
-        ? { fingerprint: target.fingerprint, recheck: answered, verdict: standing.verdict }
+        ? { fingerprint: target.fingerprint, recheck: answered?.recheck, verdict: standing.verdict }
         : undefined;
     },
     async close() {
@@ -274,8 +279,10 @@ function first({ members }: Group): Target {
   throw new Error('a group without members was not forgotten');
 }
 
-function isUnanswered({ target, answered }: Member): boolean {
-  return target.recheck !== undefined && target.recheck !== answered;
+function isUnanswered({ target: { recheck, secretsVersion }, answered }: Member): boolean {
+  if (recheck !== undefined && recheck !== answered.recheck) return true;
+  // As long as it was not known there is nothing to compare.
+  return answered.secretsVersion !== '' && secretsVersion !== '' && secretsVersion !== answered.secretsVersion;
 }
 
 function isAsked({ members }: Group): boolean {

@@ -18,6 +18,8 @@ export interface Target {
   successThreshold: number;
   /** Any new value asks for a probe at once. */
   recheck: string | undefined;
+  /** Of what `secrets` reads: a new one asks for a probe at once. Empty where nobody knows. */
+  secretsVersion: string;
   /** Whether `secrets` gives headers. */
   sendsCredentials: boolean;
   /** Read before each probe, so that a rotated credential works at once. Throws CredentialsMissing. */

@@ -211,6 +211,28 @@ describe('a connector tells the truth of', () => {
     await cluster.untilReady('credentials', 'False', 'CredentialsRejected');
     expect(JSON.stringify(await cluster.list(EVENTS))).not.toContain('stale');
   });
+
+  it('credentials that change count at once, however long the interval is', async () => {
+    const server = await serve(startMcp({ authorization: 'Bearer good' }));
+    const put = (data: Record<string, string>) =>
+      cluster.apply(SECRETS, {
+        apiVersion: 'v1',
+        kind: 'Secret',
+        metadata: { name: 'rotated', namespace: cluster.namespace },
+        stringData: data,
+      });
+    const headers = [{ name: 'Authorization', valueFrom: { secretKeyRef: { name: 'rotated', key: 'header' } } }];
+    const probe = { headers, interval: '24h', failureThreshold: 1 };
+    await put({ header: 'Bearer good' });
+    await cluster.applyConnector('rotated', { ...custom(server.url), probe });
+    await cluster.untilReady('rotated', 'True', 'Ready');
+    await put({ header: 'Bearer stale' });
+    await cluster.untilReady('rotated', 'False', 'CredentialsRejected');
+    await cluster.remove(SECRETS, 'rotated');
+    await cluster.untilReady('rotated', 'False', 'SecretNotFound');
+    await put({ header: 'Bearer good' });
+    await cluster.untilReady('rotated', 'True', 'Ready');
+  });
 });
 
 it('a websocket server is spoken to over a websocket', async () => {

@@ -37,6 +37,7 @@ const target = (url: string, timeoutMs = 60_000): Target => ({
   failureThreshold: 1,
   successThreshold: 1,
   recheck: undefined,
+  secretsVersion: '',
   sendsCredentials: false,
   secrets: undefined,
 });

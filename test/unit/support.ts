@@ -100,6 +100,7 @@ export function makeTarget(target: Partial<Target> = {}): Target {
     failureThreshold: 1,
     successThreshold: 1,
     recheck: undefined,
+    secretsVersion: '',
     sendsCredentials: false,
     secrets: undefined,
     ...target,

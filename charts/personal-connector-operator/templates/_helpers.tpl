@@ -27,6 +27,7 @@ catalog: {{- toYaml .Values.catalog | nindent 2 }}
 allowedImages: {{- toYaml .Values.allowedImages | nindent 2 }}
 addressPolicy: {{- toYaml .Values.addressPolicy | nindent 2 }}
 readSecrets: {{ .Values.rbac.readSecrets }}
+readConfigMaps: {{ .Values.rbac.readConfigMaps }}
 clusterDomain: {{ .Values.clusterDomain | quote }}
 probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- end }}

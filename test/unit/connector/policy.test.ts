@@ -14,6 +14,7 @@ describe('a policy', () => {
         ports: ['80', '443', '1024-65535'],
       },
       readSecrets: false,
+      readConfigMaps: false,
       clusterDomain: 'cluster.local',
       probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2, perHostPerSecond: 5 },
     });

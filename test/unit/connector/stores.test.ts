@@ -53,6 +53,38 @@ const pod = (namespace: string, name: string, version: string) =>
   });
 
 describe('a change', () => {
+  it('of a Secret or ConfigMap concerns the connectors of its namespace whose probes read it', () => {
+    const { connectors, references, queued, causes, connector } = make();
+    const secretKeyRef = { name: 'token', key: 'k' };
+    const headers = [{ name: 'Authorization', valueFrom: { secretKeyRef } }];
+    connectors.upsert(connector('a', { probe: { headers } }));
+    connectors.upsert(connector('b', { probe: { caBundle: { secretKeyRef } } }));
+    connectors.upsert(connector('c', { probe: { caBundle: { configMapKeyRef: secretKeyRef } } }));
+    connectors.upsert(connector('d'));
+    const changes: [string, string[]][] = [];
+    for (const [kind, namespace, name] of [
+      ['Secret', 'team', 'token'],
+      ['ConfigMap', 'team', 'token'],
+      ['Secret', 'other', 'token'],
+      ['Secret', 'team', 'other'],
+    ] as const) {
+      queued.length = 0;
+      references[kind].upsert({ metadata: { namespace, name, uid: 'u', resourceVersion: '5' } });
+      changes.push([`${kind} ${namespace}/${name}`, [...queued]]);
+    }
+    expect(changes).toEqual([
+      ['Secret team/token', ['team/a high', 'team/b high']],
+      ['ConfigMap team/token', ['team/c high']],
+      ['Secret other/token', []],
+      ['Secret team/other', []],
+    ]);
+    expect(causes.slice(-3)).toEqual(['Secret', 'Secret', 'ConfigMap']);
+    connectors.upsert(connector('a'));
+    queued.length = 0;
+    references.Secret.remove({ metadata: { namespace: 'team', name: 'token', uid: 'u', resourceVersion: '6' } });
+    expect(queued).toEqual(['team/b high']);
+  });
+
   it('names the kind of what changed as its cause', () => {
     const { connectors, children, pods, causes, connector } = make();
     connectors.upsert(connector('a', { id: 'pcon_x' }));

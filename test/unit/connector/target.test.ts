@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { PersonalConnectorSpec } from '../../../src/api/generated.ts';
 import { ACCEPTED, type Plan, type Progress, rejected } from '../../../src/connector/plan.ts';
+import { createReferenceStores, type ReferenceStores } from '../../../src/connector/references.ts';
 import { duration, targetOf } from '../../../src/connector/target.ts';
 import type { KubeClient } from '../../../src/kube/client.ts';
 import { ApiError } from '../../../src/kube/errors.ts';
@@ -21,16 +22,19 @@ interface Setup {
   annotations?: Record<string, string>;
   readSecrets?: boolean;
   client?: KubeClient;
+  references?: ReferenceStores;
 }
 
 function find(spec: Partial<PersonalConnectorSpec> = {}, setup: Setup = {}) {
   const { plan, progress, annotations, readSecrets = true, client = fakeClient() } = setup;
+  const { references = createReferenceStores() } = setup;
   return targetOf(
     makeConnector('custom', spec, annotations ? { metadata: { annotations } } : {}),
     { ...PLAN, ...plan },
     { ...PROGRESS, ...progress },
     makePolicy({ readSecrets, probe: { intervalSeconds: 120, timeoutSeconds: 7 } }),
     client,
+    references,
   );
 }
 
@@ -53,6 +57,7 @@ describe('a target', () => {
       failureThreshold: 3,
       successThreshold: 1,
       recheck: undefined,
+      secretsVersion: '',
       sendsCredentials: false,
       secrets: undefined,
     });
@@ -90,6 +95,36 @@ describe('a target', () => {
     ['another description', { description: 'x' }, {}, false],
   ])('with %s makes old results worthless: %#', (_what, spec, setup, expected) => {
     expect(target(spec, setup).fingerprint !== target().fingerprint).toBe(expected);
+  });
+
+  it('has a version of what it reads, which changes with each of it, once all of it is known', () => {
+    const references = createReferenceStores();
+    const put = (kind: 'Secret' | 'ConfigMap', namespace: string, name: string, resourceVersion: string): void =>
+      references[kind].upsert({ metadata: { namespace, name, uid: `uid-${name}`, resourceVersion } });
+    const probe = { headers: [header], caBundle: { configMapKeyRef: { name: 'c', key: 'k' } } };
+    const version = () => target({ probe }, { references }).secretsVersion;
+    put('Secret', 'team', 's', '5');
+    references.Secret.filled = true;
+    expect(version()).toBe('');
+    references.ConfigMap.filled = true;
+    const seen = [version()];
+    const change = (...args: Parameters<typeof put>): void => {
+      put(...args);
+      seen.push(version());
+    };
+    change('ConfigMap', 'team', 'c', '6');
+    change('Secret', 'team', 's', '7');
+    expect(new Set(seen).size).toBe(3);
+    for (const [kind, namespace, name] of [
+      ['Secret', 'other', 's'],
+      ['Secret', 'team', 'c'],
+      ['ConfigMap', 'team', 's'],
+    ] as const)
+      change(kind, namespace, name, '8');
+    expect(new Set(seen).size).toBe(3);
+    references.Secret.remove({ metadata: { namespace: 'team', name: 's', uid: 'uid-s', resourceVersion: '9' } });
+    expect(seen).not.toContain(version());
+    expect(target({}, { references }).secretsVersion).toBe('');
   });
 
   it.each<[string, Partial<PersonalConnectorSpec>, Setup, object]>([

@@ -501,6 +501,73 @@ describe('a target that changes', () => {
   });
 });
 
+describe('what its credentials come from', () => {
+  const reading = (secretsVersion: string, more = {}) => makeTarget({ secretsVersion, ...more });
+
+  it('has it probed at once when it changes, and keeps the result meanwhile', async () => {
+    const gate = Promise.withResolvers<Outcome>();
+    const { scheduler, script, times, reason } = make();
+    script.push(GOOD, gate.promise);
+    scheduler.set('a', reading('1'));
+    await pass(1_000);
+    scheduler.set('a', reading('1'));
+    await now();
+    expect(times()).toEqual([0]);
+    scheduler.set('a', reading('2'));
+    await now();
+    expect([times(), reason()]).toEqual([[0, 1_000], 'Answered']);
+    gate.resolve(BAD);
+    await now();
+    expect(reason()).toBe('ConnectionRefused');
+  });
+
+  it('has it probed again when it changes during a probe', async () => {
+    const gate = Promise.withResolvers<Outcome>();
+    const { scheduler, script, times } = make();
+    script.push(gate.promise, GOOD);
+    scheduler.set('a', reading('1'));
+    await now();
+    scheduler.set('a', reading('2'));
+    await pass(1_000);
+    gate.resolve(GOOD);
+    await pass(1_000);
+    expect(times()).toEqual([0, 1_000]);
+  });
+
+  it('has it probed once for all who share it', async () => {
+    const { scheduler, times } = make();
+    for (const key of ['a', 'b']) scheduler.set(key, reading('1'));
+    await pass(1_000);
+    for (const key of ['a', 'b']) scheduler.set(key, reading('2'));
+    await pass(1_000);
+    expect(times()).toEqual([0, 1_000]);
+  });
+
+  it.each([
+    ['becomes known', '', '1'],
+    ['is not known any more', '1', ''],
+  ])('changes nothing when it %s', async (_, before, after) => {
+    const { scheduler, times } = make();
+    scheduler.set('a', reading(before));
+    await pass(1_000);
+    scheduler.set('a', reading(after));
+    await pass(1_000);
+    expect(times()).toEqual([0]);
+  });
+
+  it('asks for nothing of an operator that has just begun, or of who moved to another target', async () => {
+    const { scheduler, times } = make();
+    scheduler.set('a', reading('1'), 'healthy');
+    scheduler.set('b', reading('1', { fingerprint: 'other' }));
+    await pass(1_000);
+    scheduler.set('c', reading('7', { fingerprint: 'third' }));
+    await pass(1_000);
+    scheduler.set('c', reading('1', { fingerprint: 'other' }));
+    await pass(1_000);
+    expect(times()).toEqual([0, 1_000]);
+  });
+});
+
 describe('a recheck', () => {
   it('probes at once and keeps the result meanwhile', async () => {
     const gate = Promise.withResolvers<Outcome>();
