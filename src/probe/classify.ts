@@ -56,9 +56,9 @@ function classifyRefusal(refused: Refused, timeoutMs: number): Outcome {
   const authorization = authorizationOf(refused);
   if (authorization) return authorization;
   if (status === 408) return { kind: 'timeout', afterMs: timeoutMs };
-  if (status === 429) return { kind: 'rate-limited', retryAfterMs: retryAfterMs(refused.header('retry-after')) };
+  if (status === 429) return { kind: 'rate-limited', ...patienceFor(refused) };
   if (/already initialized/i.test(rpc?.message ?? '')) return { kind: 'busy' };
-  if (status >= 500 || REFUSALS.has(status)) return { kind: 'http-error', status };
+  if (status >= 500 || REFUSALS.has(status)) return { kind: 'http-error', status, ...patienceFor(refused) };
   if (rpc?.code === INTERNAL_ERROR) return { kind: 'http-error', status: 500 };
   if (rpc && UNMET.has(rpc.code))
     return { kind: 'protocol-mismatch', why: `it wants what the operator does not send (JSON-RPC error ${rpc.code})` };
@@ -103,6 +103,12 @@ function told(error: unknown): string {
   const [deepest] = [...causes(error)].reverse();
   const { message: text = String(error), code } = (deepest ?? {}) as { message?: string; code?: unknown };
   return cleanText(typeof code === 'string' && !text.includes(code) ? `${code}: ${text}` : text, 256);
+}
+
+/** How long the server wants to be left alone, if it says so. */
+export function patienceFor(refused: Refused): { retryAfterMs?: number } {
+  const ms = [429, 503].includes(refused.status) ? retryAfterMs(refused.header('retry-after')) : undefined;
+  return ms === undefined ? {} : { retryAfterMs: ms };
 }
 
 /** Retry-After in ms, from seconds or an HTTP date; at most a day. */

@@ -5,7 +5,7 @@
 
 import { authorizationOf, withMetadata } from './authorization.ts';
 import { type Call, type Channel, getEventStream, openSse, openStreamable } from './channel.ts';
-import { classify, isReset } from './classify.ts';
+import { classify, isReset, patienceFor } from './classify.ts';
 import type { Dialer } from './dial.ts';
 import { NotMcp, Refused, VersionMismatch } from './failure.ts';
 import { type Exchange, openExchange, type Step } from './http.ts';
@@ -272,8 +272,9 @@ async function describe(
     return { kind: 'answered', server: { ...server, tools: memory.tools.facts } };
   } catch (error) {
     // It has proved to be an MCP server; that it will not list its tools now (429, a stall) does not undo that.
-    const refusal = error instanceof Refused ? authorizationOf(error) : undefined;
-    return { kind: 'answered', server, ...(refusal && { refusal }) };
+    if (!(error instanceof Refused)) return { kind: 'answered', server };
+    const refusal = authorizationOf(error);
+    return { kind: 'answered', server, ...(refusal && { refusal }), ...patienceFor(error) };
   }
 }
 

@@ -29,14 +29,19 @@ export interface Challenge {
 /** It wants to know on whose behalf it is asked, or that they may do more. */
 export type Refusal = { kind: 'unauthorized' | 'insufficient-scope'; challenge: Challenge | undefined };
 
+/** How long a server wants to be left alone, where it says so (Retry-After). */
+interface Patience {
+  retryAfterMs?: number | undefined;
+}
+
 export type Outcome =
   /** `refusal`: it says who it is, but wants authorization before it shows its tools. */
-  | { kind: 'answered'; server: ServerFacts; refusal?: Refusal }
+  | ({ kind: 'answered'; server: ServerFacts; refusal?: Refusal } & Patience)
   /** A server that serves one session at a time and has one already: it speaks MCP, and says no more. */
   | { kind: 'busy' }
   | Refusal
-  | { kind: 'rate-limited'; retryAfterMs: number | undefined }
-  | { kind: 'http-error'; status: number }
+  | ({ kind: 'rate-limited' } & Patience)
+  | ({ kind: 'http-error'; status: number } & Patience)
   | { kind: 'redirected'; to: string }
   | { kind: 'not-mcp'; why: string }
   | { kind: 'protocol-mismatch'; why: string }

@@ -211,14 +211,17 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     group.latest = { judgement, at: now() };
     group.course = count(group.course, judgement);
     group.running = undefined;
-    for (const member of group.members.values()) {
+    const all = [...group.members.values()];
+    for (const member of all) {
       member.standing = advance(member.standing, judgement, member.target);
       member.answered = answers.get(member) ?? member.answered;
     }
-    const rest = judgement.conclusive ? 0 : Math.min(MOST_RETRY_AFTER_MS, judgement.retryAfterMs ?? 0);
+    // Who is down is asked at each interval all the same: it may be up again sooner than it thought.
+    const most = judgement.conclusive && !judgement.verdict.healthy ? leastInterval(all) : MOST_RETRY_AFTER_MS;
+    const rest = Math.min(most, judgement.retryAfterMs ?? 0);
     // Later, never sooner: others who ask this host were told the same.
     group.notBefore = now() + rest * (1 + JITTER * random());
-    const wait = spread(waitAfter(judgement, group.course, [...group.members.values()]));
+    const wait = spread(waitAfter(judgement, group.course, all));
     schedule(group, isAsked(group) ? 0 : Math.max(wait, group.notBefore - now()));
     for (const key of group.members.keys()) onResult(key);
   }
@@ -306,6 +309,10 @@ export function advance(
   return { health: verdict.healthy ? 'healthy' : 'failed', failures, successes, verdict };
 }
 
+function leastInterval(members: readonly Pick<Member, 'target'>[]): number {
+  return members.reduce((least, { target }) => Math.min(least, target.intervalMs), Number.POSITIVE_INFINITY);
+}
+
 /** How a group goes on with one more judgement. */
 export function count({ failures, doubts }: Course, judgement: Judgement): Course {
   const left = leavesOpen(judgement) ? doubts + 1 : 0;
@@ -327,10 +334,7 @@ export function waitAfter(
   { failures, doubts }: Course,
   members: readonly Pick<Member, 'standing' | 'target'>[],
 ): number {
-  const intervalMs = members.reduce(
-    (least, { target }) => Math.min(least, target.intervalMs),
-    Number.POSITIVE_INFINITY,
-  );
+  const intervalMs = leastInterval(members);
   const after = (firstMs: number, times: number): number => Math.min(intervalMs, firstMs * 2 ** Math.max(0, times - 1));
   if (!judgement.conclusive) {
     return judgement.verdict.verified.reason === 'RateLimited' ? intervalMs : after(FIRST_DOUBT_MS, doubts);

@@ -22,10 +22,13 @@ export interface Circumstances {
   credentials: boolean;
 }
 
-/** `inconclusive` outcomes say nothing new of the server: whatever was known before still holds. */
-export type Judgement =
-  | { conclusive: true; verdict: Verdict }
-  | { conclusive: false; verdict: Verdict; retryAfterMs?: number };
+export interface Judgement {
+  /** False for outcomes that say nothing new of the server: whatever was known before still holds. */
+  conclusive: boolean;
+  verdict: Verdict;
+  /** How long the server wants to be left alone. */
+  retryAfterMs?: number;
+}
 
 const answered: Finding<'Reachable'> = { status: 'True', reason: 'Answered', message: 'the server answers' };
 const pendingVerified = (message: string): Finding<'Verified'> => ({ status: 'Unknown', reason: 'Pending', message });
@@ -36,7 +39,12 @@ const pendingAuthorized = (message: string): Finding<'Authorized'> => ({
 });
 
 export function judge(outcome: Outcome, circumstances: Circumstances): Judgement {
-  const { url, credentials } = circumstances;
+  const judgement = judgeKind(outcome, circumstances);
+  const { retryAfterMs } = outcome as { retryAfterMs?: number };
+  return retryAfterMs === undefined ? judgement : { ...judgement, retryAfterMs };
+}
+
+function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judgement {
   const { host, hostname } = new URL(url);
 
   const unreachable = (
@@ -82,7 +90,7 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
   });
   /** What it means for the connector that a server wants authorization, or more of it. */
   const refused = ({ kind, challenge }: Refusal): Pick<Verdict, 'authorized' | 'healthy' | 'authorization'> => ({
-    ...(kind === 'insufficient-scope'
+    ...(credentials && kind === 'insufficient-scope'
       ? {
           authorized: {
             status: 'False',
@@ -104,15 +112,13 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
             authorized: {
               status: 'Unknown',
               reason: 'AuthorizationRequired',
-              message: challenge
-                ? 'the server answers 401 and says how to authorize: each user signs in with their client'
-                : 'the server answers 401 and does not say how to authorize',
+              message: `the server answers ${kind === 'unauthorized' ? '401' : '403 (insufficient_scope)'} and ${challenge ? 'says how to authorize: each user signs in with their client' : 'does not say how to authorize'}`,
             },
             healthy: true,
           }),
     ...(challenge && { authorization: challenge }),
   });
-  const unknown = (text: string, retryAfterMs?: number, reason: 'Pending' | 'RateLimited' = 'Pending'): Judgement => ({
+  const unknown = (text: string, reason: 'Pending' | 'RateLimited' = 'Pending'): Judgement => ({
     conclusive: false,
     verdict: {
       reachable: reason === 'RateLimited' ? answered : { status: 'Unknown', reason: 'Pending', message: text },
@@ -120,7 +126,6 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
       authorized: pendingAuthorized(text),
       healthy: false,
     },
-    ...(retryAfterMs !== undefined && { retryAfterMs }),
   });
 
   switch (outcome.kind) {
@@ -134,25 +139,20 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
         conclusive: true,
         verdict: {
           reachable: answered,
-          verified:
-            outcome.kind === 'unauthorized' && !credentials
-              ? {
-                  status: 'Unknown',
-                  reason: 'AuthorizationRequired',
-                  message: 'the server wants authorization before it shows whether it speaks MCP',
-                }
-              : pendingVerified(
-                  `the server wants ${outcome.kind === 'unauthorized' ? 'other' : 'wider'} credentials first`,
-                ),
+          verified: !credentials
+            ? {
+                status: 'Unknown',
+                reason: 'AuthorizationRequired',
+                message: 'the server wants authorization before it shows whether it speaks MCP',
+              }
+            : pendingVerified(
+                `the server wants ${outcome.kind === 'unauthorized' ? 'other' : 'wider'} credentials first`,
+              ),
           ...refused(outcome),
         },
       };
     case 'rate-limited':
-      return unknown(
-        'the server answers 429 (too many requests); asking again later',
-        outcome.retryAfterMs,
-        'RateLimited',
-      );
+      return unknown('the server answers 429 (too many requests); asking again later', 'RateLimited');
     case 'http-error':
       if (outcome.status === 404 || outcome.status === 410) {
         return unreachable(

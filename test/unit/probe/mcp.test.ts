@@ -141,6 +141,7 @@ describe('a probe of what is no MCP server', () => {
     ['421', 421, {}, '', { kind: 'http-error', status: 421 }],
     ['500', 500, {}, 'oops', { kind: 'http-error', status: 500 }],
     ['503', 503, {}, '', { kind: 'http-error', status: 503 }],
+    ['503', 503, { 'retry-after': '7' }, '', { kind: 'http-error', status: 503, retryAfterMs: 7000 }],
     ['429', 429, { 'retry-after': '7' }, '', { kind: 'rate-limited', retryAfterMs: 7000 }],
     ['a bare 401', 401, {}, '', { kind: 'unauthorized', challenge: undefined }],
     [

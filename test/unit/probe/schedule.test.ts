@@ -236,6 +236,20 @@ describe('the time of the next probe', () => {
     },
   );
 
+  it.each<[string, Outcome, number]>([
+    ['full, where it answers otherwise', { ...UNLISTED, retryAfterMs: 600_000 }, 600_000],
+    ['up to the interval, where it fails', { kind: 'http-error', status: 503, retryAfterMs: 600_000 }, MINUTE],
+    ['up to the interval and no sooner than the back-off', { kind: 'http-error', status: 503, retryAfterMs: 1 }, 5_000],
+  ])('heeds what a server asks for in %s', async (_what, outcome, at) => {
+    const { scheduler, script, times } = make({ random: () => 0 });
+    script.push(outcome);
+    scheduler.set('a', makeTarget());
+    await pass(at * 0.9 - 1);
+    expect(times()).toEqual([0]);
+    await pass(at * 0.1 + 1);
+    expect(times()).toHaveLength(2);
+  });
+
   it('comes sooner when the interval becomes shorter, but not before what the server asked for', async () => {
     const { scheduler, script, times } = make();
     scheduler.set('a', makeTarget({ intervalMs: 3_600_000 }));

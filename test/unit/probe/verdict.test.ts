@@ -222,6 +222,28 @@ const CASES: Record<string, Case> = {
       },
     },
   },
+  'a 403 that wants a scope of who has shown nothing': {
+    outcome: { kind: 'insufficient-scope', challenge: { scopes: ['read'] } },
+    expected: {
+      conclusive: true,
+      verdict: {
+        reachable: ANSWERED,
+        verified: {
+          status: 'Unknown',
+          reason: 'AuthorizationRequired',
+          message: 'the server wants authorization before it shows whether it speaks MCP',
+        },
+        authorized: {
+          status: 'Unknown',
+          reason: 'AuthorizationRequired',
+          message:
+            'the server answers 403 (insufficient_scope) and says how to authorize: each user signs in with their client',
+        },
+        healthy: true,
+        authorization: { scopes: ['read'] },
+      },
+    },
+  },
   'a 429': {
     outcome: { kind: 'rate-limited', retryAfterMs: 7_000 },
     expected: {
