@@ -81,6 +81,18 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
   const barredRange = matchRanges('denyCidrs', policy.denyCidrs);
   const barredHost = matchHosts('denyHosts', policy.denyHosts);
   const allowedPort = matchPorts(ports);
+  /** Lookups under way, by name. */
+  const asked = new Map<string, Promise<readonly string[]>>();
+
+  /** Asks once for all who want to know: a lookup cannot be called off, and holds a thread until it ends. */
+  function addressesOf(name: string): Promise<readonly string[]> {
+    let answer = asked.get(name);
+    if (!answer) {
+      answer = lookup(name).finally(() => asked.delete(name));
+      asked.set(name, answer);
+    }
+    return answer;
+  }
 
   /** Why a host may not be dialled whatever its addresses are. */
   function denyHost(name: string, port: number): string | undefined {
@@ -111,7 +123,7 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
       const name = canonicalHost(host);
       const deniedHost = denyHost(name, port);
       if (deniedHost) throw new AddressDenied(deniedHost);
-      const [first, ...others] = isIP(name) ? [name] : await lookup(name);
+      const [first, ...others] = isIP(name) ? [name] : await addressesOf(name);
       if (first === undefined) throw Object.assign(new Error(`${name} has no address`), { code: 'ENOTFOUND' });
       const judged = (answer: string): string => {
         const address = ipaddr.process(withoutZone(answer));

@@ -282,6 +282,25 @@ describe('a name', () => {
     await expect(guard.resolve('rebind.example', 443)).rejects.toThrow(AddressDenied);
   });
 
+  it('is asked for once by all who want it at the same time, and anew by those who come later', async () => {
+    const answers: PromiseWithResolvers<readonly string[]>[] = [];
+    const guard = createGuard(CLOSED, () => {
+      const answer = Promise.withResolvers<readonly string[]>();
+      answers.push(answer);
+      return answer.promise;
+    });
+    const together = [guard.resolve('a.example.com', 443), guard.resolve('A.example.com.', 8443)];
+    answers[0]?.resolve(['8.8.8.8']);
+    expect(await Promise.all(together)).toEqual([['8.8.8.8'], ['8.8.8.8']]);
+    const failing = [guard.resolve('a.example.com', 443), guard.resolve('a.example.com', 443)];
+    answers[1]?.reject(new Error('no'));
+    expect(await Promise.allSettled(failing)).toMatchObject([{ status: 'rejected' }, { status: 'rejected' }]);
+    const later = guard.resolve('a.example.com', 443);
+    answers[2]?.resolve(['10.0.0.1']);
+    await expect(later).rejects.toThrow(AddressDenied);
+    expect(answers).toHaveLength(3);
+  });
+
   it('that does not resolve fails as the resolver says', async () => {
     const empty = createGuard(WIDE, async () => []);
     for (const refusal of [createGuard(WIDE, names).resolve('nowhere.example', 443), empty.resolve('x.example', 443)]) {
