@@ -164,8 +164,20 @@ async function startTls(
   return secure;
 }
 
-/** Trusts the well-known authorities and those of a PEM bundle. Takes some 25 ms of the CPU. Throws InvalidCa. */
+/** The last bundles, oldest first: most clusters have one or two, and to read one takes 25 ms of the CPU. */
+const trusted = new Map<string, tls.SecureContext>();
+const MAX_TRUSTED = 8;
+
+/** Trusts the well-known authorities and those of a PEM bundle. Throws InvalidCa. */
 function trusting(pem: string): tls.SecureContext {
+  const context = trusted.get(pem) ?? readAuthorities(pem);
+  trusted.delete(pem);
+  trusted.set(pem, context);
+  for (const oldest of trusted.keys()) if (trusted.size > MAX_TRUSTED) trusted.delete(oldest);
+  return context;
+}
+
+function readAuthorities(pem: string): tls.SecureContext {
   // Node would pass over in silence what it cannot read.
   const own = pem.match(/-----BEGIN CERTIFICATE-----[^-]*(-----END CERTIFICATE-----)?/g) ?? [];
   try {

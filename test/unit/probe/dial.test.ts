@@ -242,6 +242,18 @@ describe('over TLS', () => {
     expect(await heard(await dial({ protocol: 'https:', port, ca: bundle }))).toContain('mcp.example');
   });
 
+  it('each of many bundles is trusted for who brings it, and for nobody else', async () => {
+    const { port } = await listen(secured(server));
+    const other = createAuthority('other').certificate;
+    for (let round = 0; round < 20; round++) {
+      const note = `# ${round % 10}\n`;
+      expect(await heard(await dial({ protocol: 'https:', port, ca: note + ca }))).toContain('mcp.example');
+      await expect(dial({ protocol: 'https:', port, ca: note + other })).rejects.toMatchObject({
+        code: 'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      });
+    }
+  });
+
   it.each([
     ['nothing', ''],
     ['no PEM', 'garbage'],
