@@ -1,15 +1,17 @@
 /** Servers that people run: the verdict, the facts, no session left behind, and agreement with the official client. */
-import { join } from 'node:path';
 import { Client, SSEClientTransport, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ServerFacts } from '../../src/probe/outcome.ts';
 import { startMcp } from '../support/servers.ts';
 import { probe, sending } from './probing.ts';
 import {
-  type Command,
+  atlassian,
   ISSUER,
   installNpm,
   installPython,
+  npmServers,
+  pythonServers,
+  type Real,
   start,
   startProtected,
   startProxy,
@@ -20,39 +22,6 @@ import { ACCEPTED, REJECTED, UNAUTHORIZED, VERIFIED, verdictOf } from './verdict
 const { signal } = new AbortController();
 /** A first answer may have to wait for a busy machine. */
 const PATIENT = { timeoutMs: 20_000 };
-const NODE = process.execPath;
-
-let npm = '';
-const bin = (path: string): string => join(npm, 'node_modules', path);
-const EVERYTHING = '@modelcontextprotocol/server-everything/dist/index.js';
-const everything = (transport: string): Command => ({
-  command: NODE,
-  args: () => [bin(EVERYTHING), transport],
-  env: port => ({ PORT: String(port) }),
-});
-/** A stdio server behind a bridge. */
-const bridged = (server: string, ...args: string[]): Command => ({
-  command: NODE,
-  args: port => [
-    bin('supergateway/dist/index.js'),
-    '--stdio',
-    `${NODE} ${bin(server)}`,
-    '--port',
-    String(port),
-    ...args,
-  ],
-});
-
-interface Real {
-  command: Command;
-  path?: string;
-  transport?: 'sse' | 'ws';
-  /** Sent by the probe and by the official client. */
-  headers?: Record<string, string>;
-  facts: object;
-  /** Tools that are known to be there. */
-  tools: string[];
-}
 
 /** What the official client finds. */
 async function official(
@@ -101,60 +70,21 @@ async function examine(port: number, real: Real): Promise<void> {
   expect(found).toMatchObject({ ...identity, tools: { names: names.slice(0, 128), count: names.length } });
 }
 
-function examineAll(servers: Record<string, Real>): void {
-  for (const [name, real] of Object.entries(servers)) {
-    it(name, { timeout: 120_000 }, async () => {
-      await using server = await start(name, real.command, signal);
-      await examine(server.port, real);
-    });
-  }
+function examineAll(names: readonly string[], servers: () => Record<string, Real>): void {
+  it.each(names)('%s', { timeout: 120_000 }, async name => {
+    const real = servers()[name];
+    if (!real) expect.fail(`${name} is not known`);
+    await using server = await start(name, real.command, signal);
+    await examine(server.port, real);
+  });
 }
 
 describe('servers of npm', () => {
+  let installed = '';
   beforeAll(async () => {
-    npm = await installNpm(signal);
+    installed = await installNpm(signal);
   });
-
-  const FACTS = { name: 'mcp-servers/everything', protocolVersion: '2025-11-25' };
-  examineAll({
-    'server-everything over Streamable HTTP': { command: everything('streamableHttp'), facts: FACTS, tools: ['echo'] },
-    'server-everything over HTTP+SSE': {
-      command: everything('sse'),
-      path: '/sse',
-      transport: 'sse',
-      facts: FACTS,
-      tools: ['echo'],
-    },
-    'server-everything over a websocket (supergateway)': {
-      command: bridged(EVERYTHING, '--outputTransport', 'ws', '--messagePath', '/message'),
-      path: '/message',
-      transport: 'ws',
-      facts: FACTS,
-      tools: ['echo'],
-    },
-    'server-memory over Streamable HTTP (supergateway, stateless)': {
-      command: bridged('@modelcontextprotocol/server-memory/dist/index.js', '--outputTransport', 'streamableHttp'),
-      facts: { name: 'memory-server' },
-      tools: ['create_entities'],
-    },
-    'server-memory over Streamable HTTP (supergateway, stateful)': {
-      command: bridged(
-        '@modelcontextprotocol/server-memory/dist/index.js',
-        '--outputTransport',
-        'streamableHttp',
-        '--stateful',
-      ),
-      facts: { name: 'memory-server' },
-      tools: ['create_entities'],
-    },
-    'server-memory over HTTP+SSE (supergateway)': {
-      command: bridged('@modelcontextprotocol/server-memory/dist/index.js', '--outputTransport', 'sse'),
-      path: '/sse',
-      transport: 'sse',
-      facts: { name: 'memory-server' },
-      tools: ['create_entities'],
-    },
-  });
+  examineAll(Object.keys(npmServers('')), () => npmServers(installed));
 });
 
 const noPython = whyNoPython();
@@ -165,59 +95,10 @@ describe.skipIf(noPython)('servers of PyPI', () => {
   beforeAll(async () => {
     python = await installPython(signal);
   });
-  const fastmcp = (mode: string): Command => ({
-    get command() {
-      return python;
-    },
-    args: port => [join(import.meta.dirname, 'pypi', 'server.py'), String(port), mode],
-  });
-  const atlassian = (env: Record<string, string>): Command => ({
-    get command() {
-      return python;
-    },
-    args: port => [
-      '-c',
-      'from mcp_atlassian import main; main()',
-      '--transport',
-      'streamable-http',
-      '--host',
-      '127.0.0.1',
-      '--port',
-      String(port),
-      '--path',
-      '/mcp',
-    ],
-    env: () => env,
-  });
-  const JIRA = { JIRA_URL: 'https://jira.example.com', JIRA_PERSONAL_TOKEN: 'x' };
-  const ATLASSIAN = { name: expect.stringContaining('Atlassian') };
-  const FACTS = { name: 'fastmcp-zoo', version: '3.2.1' };
-  const TOOLS = ['count', 'feed'];
-  examineAll({
-    'FastMCP, stateful': { command: fastmcp('http'), facts: FACTS, tools: TOOLS },
-    'FastMCP, stateless': { command: fastmcp('stateless'), facts: FACTS, tools: TOOLS },
-    'FastMCP, at a path that redirects (Starlette)': {
-      command: fastmcp('http'),
-      path: '/mcp/',
-      facts: FACTS,
-      tools: TOOLS,
-    },
-    'FastMCP over HTTP+SSE': { command: fastmcp('sse'), path: '/sse', transport: 'sse', facts: FACTS, tools: TOOLS },
-    'mcp-atlassian with credentials of its own': {
-      command: atlassian({ ...JIRA, ALLOW_GLOBAL_CRED_FALLBACK: 'true' }),
-      facts: ATLASSIAN,
-      tools: ['jira_get_issue'],
-    },
-    'mcp-atlassian with credentials of the user': {
-      command: atlassian(JIRA),
-      headers: { authorization: 'Token x' },
-      facts: ATLASSIAN,
-      tools: ['jira_get_issue'],
-    },
-  });
+  examineAll(Object.keys(pythonServers('')), () => pythonServers(python));
 
   it('mcp-atlassian without credentials wants authorization', async () => {
-    await using server = await start('mcp-atlassian', atlassian(JIRA), signal);
+    await using server = await start('mcp-atlassian', atlassian(python), signal);
     await using proxy = await startProxy(server.port);
     expect(verdictOf(await probe(proxy.url, PATIENT))).toEqual(UNAUTHORIZED);
     await proxy.quiet();

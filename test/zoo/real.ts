@@ -154,6 +154,124 @@ export async function startProxy(
   return { ...animal, sessions };
 }
 
+/** A server that people run. */
+export interface Real {
+  command: Command;
+  path?: string;
+  transport?: 'sse' | 'ws';
+  /** Sent by the probe and by the official client. */
+  headers?: Record<string, string>;
+  facts: object;
+  /** Tools that are known to be there. */
+  tools: string[];
+}
+
+const EVERYTHING = '@modelcontextprotocol/server-everything/dist/index.js';
+const MEMORY = '@modelcontextprotocol/server-memory/dist/index.js';
+
+/** Servers of npm, from where installNpm put them. */
+export function npmServers(installed: string): Record<string, Real> {
+  const bin = (path: string): string => join(installed, 'node_modules', path);
+  const everything = (transport: string): Command => ({
+    command: process.execPath,
+    args: () => [bin(EVERYTHING), transport],
+    env: port => ({ PORT: String(port) }),
+  });
+  /** A stdio server behind a bridge. */
+  const bridged = (server: string, ...args: string[]): Command => ({
+    command: process.execPath,
+    args: port => [
+      bin('supergateway/dist/index.js'),
+      '--stdio',
+      `${process.execPath} ${bin(server)}`,
+      '--port',
+      String(port),
+      ...args,
+    ],
+  });
+  const facts = { name: 'mcp-servers/everything', protocolVersion: '2025-11-25' };
+  const memory = { facts: { name: 'memory-server' }, tools: ['create_entities'] };
+  return {
+    'server-everything over Streamable HTTP': { command: everything('streamableHttp'), facts, tools: ['echo'] },
+    'server-everything over HTTP+SSE': {
+      command: everything('sse'),
+      path: '/sse',
+      transport: 'sse',
+      facts,
+      tools: ['echo'],
+    },
+    'server-everything over a websocket (supergateway)': {
+      command: bridged(EVERYTHING, '--outputTransport', 'ws', '--messagePath', '/message'),
+      path: '/message',
+      transport: 'ws',
+      facts,
+      tools: ['echo'],
+    },
+    'server-memory over Streamable HTTP (supergateway, stateless)': {
+      command: bridged(MEMORY, '--outputTransport', 'streamableHttp'),
+      ...memory,
+    },
+    'server-memory over Streamable HTTP (supergateway, stateful)': {
+      command: bridged(MEMORY, '--outputTransport', 'streamableHttp', '--stateful'),
+      ...memory,
+    },
+    'server-memory over HTTP+SSE (supergateway)': {
+      command: bridged(MEMORY, '--outputTransport', 'sse'),
+      path: '/sse',
+      transport: 'sse',
+      ...memory,
+    },
+  };
+}
+
+const JIRA = { JIRA_URL: 'https://jira.example.com', JIRA_PERSONAL_TOKEN: 'x' };
+
+/** mcp-atlassian, by the Python that installPython gave. */
+export function atlassian(python: string, env: Record<string, string> = {}): Command {
+  const code = 'from mcp_atlassian import main; main()';
+  return {
+    command: python,
+    args: port => [
+      '-c',
+      code,
+      '--transport',
+      'streamable-http',
+      '--host',
+      '127.0.0.1',
+      '--port',
+      String(port),
+      '--path',
+      '/mcp',
+    ],
+    env: () => ({ ...JIRA, ...env }),
+  };
+}
+
+/** Servers of PyPI, by the Python that installPython gave. */
+export function pythonServers(python: string): Record<string, Real> {
+  const fastmcp = (mode: string): Command => ({
+    command: python,
+    args: port => [join(HERE, 'pypi', 'server.py'), String(port), mode],
+  });
+  const fast = { facts: { name: 'fastmcp-zoo', version: '3.2.1' }, tools: ['count', 'feed'] };
+  const jira = { facts: { name: 'Atlassian MCP' }, tools: ['jira_get_issue'] };
+  return {
+    'FastMCP, stateful': { command: fastmcp('http'), ...fast },
+    'FastMCP, stateless': { command: fastmcp('stateless'), ...fast },
+    'FastMCP, at a path that redirects (Starlette)': { command: fastmcp('http'), path: '/mcp/', ...fast },
+    'FastMCP over HTTP+SSE': { command: fastmcp('sse'), path: '/sse', transport: 'sse', ...fast },
+    'mcp-atlassian with credentials of its own': {
+      command: atlassian(python, { ALLOW_GLOBAL_CRED_FALLBACK: 'true' }),
+      ...jira,
+    },
+    'mcp-atlassian with credentials of the user': {
+      command: atlassian(python),
+      headers: { authorization: 'Token x' },
+      ...jira,
+    },
+  };
+}
+
 const METADATA = '/.well-known/oauth-protected-resource/mcp';
 export const ISSUER = 'https://auth.example.com/tenant';
 
