@@ -32,6 +32,10 @@ const TABLES: Record<string, string> = {
     'Random sequences of valid specs and of interference with what the operator made. The end must equal a fresh apply of the last spec, and nothing may be left over.',
   Environment: 'What happens around the operator.',
   'Eventually stable': 'Once all is settled, nothing of ours may be written while probes go on.',
+  'False alarms':
+    'Servers that people run, and those of the official SDK, probed as the operator does; an alarm is any verdict but that all is well.',
+  'Denied addresses':
+    'Servers, names and spellings that lead to an address that the policy denies, probed beside them; connections that got there.',
   Soak: 'Random edits, faults and probes for a long time in one process; what it holds afterwards against what it held before.',
 };
 
@@ -65,7 +69,7 @@ export function reliabilityPage(notice: string): string {
   return [
     notice,
     '# Reliability',
-    'What fails around the operator in a cluster, tried against a real kube-apiserver, through a proxy that kills, delays, drops, repeats and reorders. `npm run test:faults -- --long` and `npm run test:soak` measure the figures; `npm test` tries the same with fewer repetitions.',
+    'What fails around the operator in a cluster, tried against a real kube-apiserver, through a proxy that kills, delays, drops, repeats and reorders. `npm run test:faults -- --long`, `npm run test:soak` and `npm run test:alarms` measure the figures; `npm test` tries the same with fewer repetitions.',
     ...titles.flatMap(title => {
       const table = figures[title];
       if (!table) return [];

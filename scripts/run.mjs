@@ -22,6 +22,7 @@ const tasks = {
   generate: ['scripts/generate.ts'],
   operator: [isPublished ? 'dist/operator.mjs' : 'src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
+  alarms: ['test/zoo/alarms.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   figures: ['test/bench/figures.ts'],
   soak: ['test/faults/soak.ts'],
