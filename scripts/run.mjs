@@ -24,6 +24,7 @@ const tasks = {
   cluster: ['test/cluster/cli.ts'],
   alarms: ['test/zoo/alarms.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
+  'bench:restart': ['test/bench/restart.ts'],
   figures: ['test/bench/figures.ts'],
   soak: ['test/faults/soak.ts'],
   mutations: ['test/faults/mutations.ts'],
