@@ -127,6 +127,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     }),
     limiter,
     onResult: key => wake(key, 'probe'),
+    onError: error => log.error({ error: describeError(error) }, 'the outcome of a probe could not be taken in'),
     observer: probeMetrics(registry, limiter),
   });
   const events = createEventRecorder({
@@ -238,10 +239,12 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       hard.abort();
     }, DRAIN_MS);
     await controller?.done;
-    await Promise.all([probes.close(), events.flush()]);
+    // Probes write nothing: nobody who takes over need wait for their last words.
+    const probing = probes.close();
+    await events.flush();
     clearTimeout(late);
     hard.abort();
-    await Promise.all([election?.release(), ...[...reflectors, ...optional].map(({ done }) => done)]);
+    await Promise.all([probing, election?.release(), ...[...reflectors, ...optional].map(({ done }) => done)]);
     await Promise.all([transport.close(), health.close()]);
   }
 

@@ -9,6 +9,10 @@ import { cleanText } from './text.ts';
 
 const MAX_METADATA_BYTES = 64 * 1024;
 const METADATA_KNOWN_FOR_MS = 24 * 3_600_000;
+/** What could not be had may be there later. */
+const METADATA_MISSED_FOR_MS = 600_000;
+/** It is for display: a probe does not wait long for it. */
+const METADATA_MS = 3_000;
 const MAX_ISSUERS = 8;
 const MAX_SCOPES = 32;
 const MAX_URL = 2048;
@@ -31,7 +35,10 @@ export function authorizationOf(refused: Refused): Refusal | undefined {
   return { kind, challenge: header === '' ? undefined : challenge };
 }
 
-/** Adds to a refusal what the server's metadata says, if it has any. Looked up once a day; never a reason to fail. */
+/**
+ * Adds to a refusal what the server's metadata says, if it has any; never a reason to fail. It is looked up once a day,
+ * and where it could not be had, again after 10 minutes.
+ */
 export async function withMetadata(
   exchange: Exchange,
   outcome: Outcome,
@@ -59,10 +66,12 @@ async function complete(
   const named = challenge?.resourceMetadataUrl;
   const places = named === undefined ? wellKnown(new URL(target.url)) : [named];
   const now = performance.now();
-  const known = memory.metadata;
-  if (!known || now >= known.freshUntil || (named !== undefined && named !== known.facts.resourceMetadataUrl)) {
-    const facts = await firstOf(exchange, places, new URL(target.url));
-    memory.metadata = { facts, freshUntil: now + METADATA_KNOWN_FOR_MS };
+  const known = memory.metadata?.named === named ? memory.metadata : undefined;
+  if (!known || now >= known.freshUntil) {
+    const found = await firstOf(exchange, places, new URL(target.url));
+    // Once had, it counts until there is another answer.
+    const facts = found ?? known?.facts ?? {};
+    memory.metadata = { named, facts, freshUntil: now + (found ? METADATA_KNOWN_FOR_MS : METADATA_MISSED_FOR_MS) };
   }
   const complete = { ...memory.metadata?.facts, ...challenge };
   return Object.keys(complete).length > 0 || challenge ? complete : undefined;
@@ -74,7 +83,10 @@ function wellKnown({ protocol, host, pathname }: URL): string[] {
   return pathname === '/' ? [root] : [`${root}${pathname.replace(/\/$/, '')}`, root];
 }
 
-async function firstOf(exchange: Exchange, places: readonly string[], target: URL): Promise<Challenge> {
+/** What the first of the places says that has any; nothing, if none has; undefined, if one did not answer the question. */
+async function firstOf(exchange: Exchange, places: readonly string[], target: URL): Promise<Challenge | undefined> {
+  const signal = AbortSignal.any([exchange.signal, AbortSignal.timeout(METADATA_MS)]);
+  let missed = false;
   for (const place of places) {
     try {
       const url = new URL(place);
@@ -84,7 +96,9 @@ async function firstOf(exchange: Exchange, places: readonly string[], target: UR
         anonymous: true,
         headers: { accept: 'application/json' },
         what: 'GET its authorization metadata',
+        signal,
       });
+      if (answer.status === 429 || answer.status >= 500) missed = true;
       const metadata: unknown = answer.status === 200 ? JSON.parse(await answer.text(MAX_METADATA_BYTES)) : undefined;
       answer.drop();
       if (!isRecord(metadata) || !covers(metadata.resource, target)) continue;
@@ -95,11 +109,12 @@ async function firstOf(exchange: Exchange, places: readonly string[], target: UR
         ...(authorizationServers.length > 0 && { authorizationServers }),
         ...(scopes.length > 0 && { scopes }),
       };
-    } catch {
+    } catch (error) {
       // The next one, then; this is only for display.
+      if (!(error instanceof SyntaxError)) missed = true;
     }
   }
-  return {};
+  return missed ? undefined : {};
 }
 
 /** Metadata speaks of the resource that it names (RFC 9728, section 3.3): this URL, or a path above it. */

@@ -22,15 +22,17 @@ export interface Channel {
   notify(method: string): Promise<void>;
   /** From here on the server expects to be spoken to in this revision. */
   agreed(version: string): void;
-  /** Ends the session, if there is one. Takes 2 s at most and never throws. */
+  /** Ends the session, if there is one. Never throws. */
   end(): Promise<void>;
 }
 
 /** How much of the body of a refusal is looked at. */
 const MAX_REFUSAL_BYTES = 16 * 1024;
-/** For what a server should not make us wait: a notification, the end of a session. */
+/** How long a server may make us wait for nothing: for its word that it got a notification or an answer. */
 const ASIDE_MS = 2_000;
 const NOTICE_MS = 500;
+/** One is usual; some servers begin one with each request that names none. */
+const MAX_SESSIONS = 4;
 const MAX_URL = 2048;
 /** Requests of the server itself that are answered during one probe. */
 export const MAX_REPLIES = 8;
@@ -39,6 +41,8 @@ const MAX_EVENTS = 2_048;
 /** How often a stream that broke off before the answer is taken up again. */
 const MAX_RESUMES = 3;
 const FIRST_RETRY_MS = 500;
+/** Longer than any probe. */
+const MAX_RETRY_MS = 3_600_000;
 
 const JSON_TYPE = 'application/json';
 const EVENT_STREAM = 'text/event-stream';
@@ -85,9 +89,7 @@ export function openStreamable(exchange: Exchange, target: URL): Channel {
   async function answerRequest(request: Message): Promise<void> {
     replies += 1;
     if (request.kind !== 'request' || replies > MAX_REPLIES) return;
-    await aside(async signal =>
-      (await post(`answer to ${cleanText(request.method, 64)}`, replyTo(request), { signal })).drop(),
-    );
+    await aside(async () => (await post(`answer to ${cleanText(request.method, 64)}`, replyTo(request))).drop());
   }
 
   async function fromStream(id: number, first: Answer, signal: AbortSignal): Promise<Message> {
@@ -133,16 +135,20 @@ export function openStreamable(exchange: Exchange, target: URL): Channel {
           throw notMcpType(answer);
       }
     },
-    notify: method => aside(async signal => (await post(method, { method }, { signal })).drop()),
+    notify: method => aside(async () => (await post(method, { method })).drop()),
     agreed(agreed) {
       version = agreed;
     },
     async end() {
-      for (const ended of [...sessions].slice(0, MAX_RESUMES)) {
-        const headers = { ...context(), 'mcp-session-id': ended };
-        const request = { method: 'DELETE', url, headers, what: 'DELETE the session' } as const;
-        await aside(async signal => (await exchange.ask({ ...request, signal })).drop());
-      }
+      const endAll = (signal: AbortSignal): Promise<unknown> =>
+        Promise.all(
+          [...sessions].slice(0, MAX_SESSIONS).map(async session => {
+            const headers = { ...context(), 'mcp-session-id': session };
+            (await exchange.ask({ method: 'DELETE', url, headers, what: 'DELETE the session', signal })).drop();
+          }),
+        );
+      if (sessions.size > 0) await exchange.afterwards(endAll);
+      sessions.clear();
     },
   };
 }
@@ -160,7 +166,10 @@ export async function getEventStream(exchange: Exchange, url: URL): Promise<Answ
 /** HTTP+SSE (2024-11-05): one stream brings all answers, and says where to post requests. Throws as a request does. */
 export async function openSse(exchange: Exchange, answer: Answer): Promise<Channel> {
   const stream = eventsOf(answer, { lastId: '', retryMs: 0 });
-  const endpoint = await endpointOf(stream, answer.url);
+  const endpoint = await endpointOf(stream, answer.url).catch(error => {
+    answer.drop();
+    throw error;
+  });
   let replies = 0;
 
   async function post(what: string, message: object, signal = exchange.signal): Promise<void> {
@@ -205,8 +214,7 @@ export async function openSse(exchange: Exchange, answer: Answer): Promise<Chann
       }
     },
     // What the answer to it is told by is the stream: some servers let the POST wait.
-    notify: method =>
-      Promise.race([aside(signal => post(method, { method }, signal)), sleep(NOTICE_MS, undefined, { ref: false })]),
+    notify: method => aside(() => post(method, { method }), NOTICE_MS),
     agreed() {},
     async end() {
       answer.drop();
@@ -256,7 +264,7 @@ async function* eventsOf({ body }: Answer, cursor: Cursor): AsyncGenerator<Serve
       if (/^[\x21-\x7e]{0,4096}$/.test(id)) cursor.lastId = id;
     },
     onRetry(ms) {
-      cursor.retryMs = ms;
+      cursor.retryMs = Math.min(ms, MAX_RETRY_MS);
     },
   });
   for await (const chunk of body) {
@@ -305,7 +313,8 @@ function rpcErrorOf(text: string): RpcError | undefined {
     const json: unknown = JSON.parse(text);
     const error = isRecord(json) ? json.error : undefined;
     if (!isRecord(error) || !Number.isInteger(error.code)) return undefined;
-    return { code: error.code as number, message: String(error.message ?? ''), data: error.data };
+    const { code, message, data } = error;
+    return { code: code as number, message: typeof message === 'string' ? message : '', data };
   } catch {
     return undefined;
   }
@@ -323,9 +332,12 @@ export function replyTo({ id, method }: Message & { kind: 'request' }): object {
   return { id, error: { code: -32601, message: 'Method not found' } };
 }
 
-/** Does what is not worth a failure, and not worth a long wait either: the next request will tell. */
-async function aside(work: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
-  await work(AbortSignal.timeout(ASIDE_MS)).catch(() => {});
+/** Does what is not worth a failure, and not worth a long wait either: it goes on beside the next request, which will tell. */
+async function aside(work: () => Promise<unknown>, mostMs = ASIDE_MS): Promise<void> {
+  const waited = Promise.withResolvers<void>();
+  const timer = setTimeout(waited.resolve, mostMs);
+  await Promise.race([work().catch(() => {}), waited.promise]);
+  clearTimeout(timer);
 }
 
 function typeOf({ headers }: Answer): string {

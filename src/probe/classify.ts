@@ -2,14 +2,14 @@
 
 import { authorizationOf } from './authorization.ts';
 import { InvalidCa, ProxyRefused } from './dial.ts';
-import { NotMcp, Redirected, Refused, VersionMismatch } from './failure.ts';
+import { causes, NotMcp, RESETS, Redirected, Refused, VersionMismatch } from './failure.ts';
 import { AddressDenied } from './guard.ts';
 import type { Outcome } from './outcome.ts';
 import type { Target } from './target.ts';
 import { cleanText } from './text.ts';
 
 /** Where the statuses that are no MCP answer point to something else than a server of another kind. */
-const REFUSALS = new Set([403, 404, 407, 410, 421, 451]);
+const REFUSALS = new Set([403, 404, 407, 408, 410, 421, 451]);
 const INTERNAL_ERROR = -32603;
 /** Headers or capabilities that a modern server misses in a request. */
 const UNMET = new Set([-32020, -32021]);
@@ -26,15 +26,6 @@ const DNS = new Set([
   'ETIMEOUT',
 ]);
 const TIMEOUTS = new Set(['UND_ERR_CONNECT_TIMEOUT', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT', 'ETIMEDOUT']);
-const RESETS = new Set([
-  'ECONNRESET',
-  'UND_ERR_SOCKET',
-  'EPIPE',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'EADDRNOTAVAIL',
-  'ECONNABORTED',
-]);
 const UNREADABLE = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH', 'UND_ERR_RESPONSE']);
 
 export function classify(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'>, deadline: AbortSignal): Outcome {
@@ -43,7 +34,7 @@ export function classify(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'
   if (error instanceof NotMcp) return { kind: 'not-mcp', why: error.message };
   if (error instanceof VersionMismatch) return { kind: 'protocol-mismatch', why: error.message };
   if (error instanceof Redirected) return { kind: 'redirected', to: error.to };
-  if (error instanceof Refused) return classifyRefusal(error, timeoutMs);
+  if (error instanceof Refused) return classifyRefusal(error);
   for (const cause of causes(error)) {
     const outcome = classifyNetwork(cause, timeoutMs);
     if (outcome) return outcome;
@@ -51,11 +42,10 @@ export function classify(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'
   return { kind: 'broken', why: told(error) };
 }
 
-function classifyRefusal(refused: Refused, timeoutMs: number): Outcome {
+function classifyRefusal(refused: Refused): Outcome {
   const { status, rpc } = refused;
   const authorization = authorizationOf(refused);
   if (authorization) return authorization;
-  if (status === 408) return { kind: 'timeout', afterMs: timeoutMs };
   if (status === 429) return { kind: 'rate-limited', ...patienceFor(refused) };
   if (/already initialized/i.test(rpc?.message ?? '')) return { kind: 'busy' };
   if (status >= 500 || REFUSALS.has(status)) return { kind: 'http-error', status, ...patienceFor(refused) };
@@ -83,19 +73,6 @@ function classifyNetwork(cause: object, timeoutMs: number): Outcome | undefined 
   if (/CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL|^INVALID_|PATH_LENGTH|HOSTNAME/.test(code))
     return { kind: 'tls', code };
   return undefined;
-}
-
-/** Whether a connection broke that was there. */
-export function isReset(error: unknown): boolean {
-  return [...causes(error)].some(cause => RESETS.has(String((cause as { code?: unknown }).code)));
-}
-
-/** The error, its causes, and the parts of aggregate errors (one per address that was tried). */
-function* causes(error: unknown, depth = 0): Generator<object> {
-  if (typeof error !== 'object' || error === null || depth > 5) return;
-  yield error;
-  if (error instanceof AggregateError) for (const part of error.errors) yield* causes(part, depth + 1);
-  yield* causes((error as { cause?: unknown }).cause, depth + 1);
 }
 
 /** What went wrong at the bottom of it. */

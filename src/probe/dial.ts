@@ -167,6 +167,8 @@ async function startTls(
 /** The last bundles, oldest first: most clusters have one or two, and to read one takes 25 ms of the CPU. */
 const trusted = new Map<string, tls.SecureContext>();
 const MAX_TRUSTED = 8;
+/** All well-known authorities together are half as long. */
+const MAX_PEM = 512 * 1024;
 
 /** Trusts the well-known authorities and those of a PEM bundle. Throws InvalidCa. */
 function trusting(pem: string): tls.SecureContext {
@@ -178,6 +180,7 @@ function trusting(pem: string): tls.SecureContext {
 }
 
 function readAuthorities(pem: string): tls.SecureContext {
+  if (pem.length > MAX_PEM) throw new InvalidCa(`the CA bundle is longer than ${MAX_PEM / 1024} KiB`);
   // Node would pass over in silence what it cannot read.
   const own = pem.match(/-----BEGIN CERTIFICATE-----[^-]*(-----END CERTIFICATE-----)?/g) ?? [];
   try {

@@ -47,3 +47,32 @@ export class Redirected extends Error {
     this.to = to;
   }
 }
+
+/** Codes of connections that broke, and were there before. */
+export const RESETS = new Set([
+  'ECONNRESET',
+  'UND_ERR_SOCKET',
+  'EPIPE',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EADDRNOTAVAIL',
+  'ECONNABORTED',
+]);
+
+/** Whether it is what the other side of a TLS connection says when it ends it: with TLS 1.3 also after the handshake. */
+export function isTlsAlert(code: string | undefined): boolean {
+  return /^ERR_SSL_.*ALERT/.test(code ?? '');
+}
+
+/** Whether a connection broke that was there. */
+export function isReset(error: unknown): boolean {
+  return [...causes(error)].some(cause => RESETS.has(String((cause as { code?: unknown }).code)));
+}
+
+/** The error, its causes, and the parts of aggregate errors (one per address that was tried). */
+export function* causes(error: unknown, depth = 0): Generator<object> {
+  if (typeof error !== 'object' || error === null || depth > 5) return;
+  yield error;
+  if (error instanceof AggregateError) for (const part of error.errors) yield* causes(part, depth + 1);
+  yield* causes((error as { cause?: unknown }).cause, depth + 1);
+}

@@ -5,15 +5,18 @@ import type { Socket } from 'node:net';
 import { pipeline, type Readable, type Transform } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
-import { Client } from 'undici';
+import { Client, type Dispatcher } from 'undici';
+
 import { agent, connector, type Destination, type Dialer } from './dial.ts';
-import { NotMcp } from './failure.ts';
+import { isReset, isTlsAlert, NotMcp } from './failure.ts';
+import { cleanText } from './text.ts';
 
 /** All answers of one probe together; lists of a few hundred tools stay below 1 MiB. */
 export const MAX_BYTES = 2 * 2 ** 20;
 /** What sockets may bring in all: beyond answers that are read there are heads of informational ones, chunk sizes, pings. */
 const MAX_RAW_BYTES = 2 * MAX_BYTES;
 const RAW_CHECK_MS = 250;
+const AFTERWARDS_MS = 2_000;
 const MAX_REDIRECTS = 3;
 /** Interim answers (1xx) of one probe: each costs more than its bytes tell. */
 const MAX_INTERIM = 64;
@@ -72,8 +75,10 @@ type Body = Readable & { text?(): Promise<string> };
 interface Line {
   origin: string;
   client: Client;
-  /** Whether an answer is still to come, or to be read. */
-  busy: boolean;
+  /** The request whose answer is still to come, or to be read. */
+  request: object | undefined;
+  /** Whether the connection has brought an answer. */
+  proven: boolean;
 }
 
 export interface ExchangeOptions {
@@ -102,6 +107,11 @@ export interface Exchange {
   step(asked: string, url: URL, answered: string, since: number): void;
   /** Aborted when the probe ends, or has read too much. */
   signal: AbortSignal;
+  /**
+   * Does what is to be done also when the probe's time is over, with all such work of one probe within 2 s; not for a
+   * server that floods us. Never throws.
+   */
+  afterwards(work: (signal: AbortSignal) => Promise<unknown>): Promise<void>;
   /** Closes all connections. */
   close(): Promise<void>;
 }
@@ -129,9 +139,15 @@ export function openExchange(options: ExchangeOptions): Exchange {
   const { signal } = ending;
   const sockets: Socket[] = [];
   const lines: Line[] = [];
+  /** What a server said as it ended a TLS connection. */
+  let alert: Error | undefined;
   const counted: Dialer = async to => {
     const socket = await dial(to);
     sockets.push(socket);
+    // undici tells only that the connection broke.
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (isTlsAlert(error.code)) alert = error;
+    });
     return socket;
   };
   const closed = new AbortController();
@@ -142,25 +158,35 @@ export function openExchange(options: ExchangeOptions): Exchange {
 
   /** A connection over which no answer is to come: a probe needs a second one only beside a stream. */
   function lineTo(origin: string): Line {
-    const idle = lines.find(line => !line.busy && line.origin === origin);
+    const idle = lines.find(line => !line.request && line.origin === origin);
     if (idle) return idle;
-    const line = { origin, client: new Client(origin, { ...BOUNDS, connect }), busy: false };
+    const client = new Client(origin, { ...BOUNDS, connect });
+    const line: Line = { origin, client, request: undefined, proven: false };
     lines.push(line);
     return line;
   }
 
-  const endBy = (why: string): NotMcp => {
-    const error = new NotMcp(why);
+  /** What may be taken for work afterwards, until nothing is left; and what ends it. */
+  let leftMs = AFTERWARDS_MS;
+  let patience: AbortController | undefined;
+
+  const tooLarge = (): NotMcp => {
+    const error = new NotMcp(`it sends more than ${MAX_BYTES / 2 ** 20} MiB`);
     ending.abort(error);
     return error;
   };
-  const tooLarge = (): NotMcp => endBy(`it sends more than ${MAX_BYTES / 2 ** 20} MiB`);
+  /** Ends what goes on beyond all answers, where each byte costs more than it tells. */
+  const flooded = (error: NotMcp): void => {
+    ending.abort(error);
+    leftMs = 0;
+    patience?.abort(error);
+  };
   let ids = 0;
   let bytes = 0;
   let interim = 0;
   const onInfo = (): void => {
     interim += 1;
-    if (interim > MAX_INTERIM) endBy(`it sends more than ${MAX_INTERIM} interim answers`);
+    if (interim > MAX_INTERIM) flooded(new NotMcp(`it sends more than ${MAX_INTERIM} interim answers`));
   };
   function count(more: number): void {
     bytes += more;
@@ -170,7 +196,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
   const watching = lookAfter(() => {
     let raw = 0;
     for (const socket of sockets) raw += socket.bytesRead;
-    if (raw > MAX_RAW_BYTES) tooLarge();
+    if (raw > MAX_RAW_BYTES) flooded(tooLarge());
   });
 
   /** What it means that a body cannot be read. */
@@ -212,7 +238,10 @@ export function openExchange(options: ExchangeOptions): Exchange {
         if (text.length > LONG_TEXT) await inTurn();
         return text;
       },
-      drop: () => void (raw.readableEnded || raw.destroy()),
+      drop() {
+        raw.destroy();
+        onRead();
+      },
     };
   }
 
@@ -236,32 +265,50 @@ export function openExchange(options: ExchangeOptions): Exchange {
     signal: limit = signal,
   }: Request): Promise<Answer> {
     const { origin, pathname, search } = url;
-    const line = lineTo(origin);
-    line.busy = true;
-    const free = (): void => {
-      line.busy = false;
+    const request: Dispatcher.RequestOptions = {
+      path: pathname + search,
+      method,
+      headers: { ...(origin === target.origin && !anonymous ? headers : basic), ...more },
+      body: body ?? null,
+      signal: limit,
+      onInfo,
     };
+    const line = lineTo(origin);
+    line.request = request;
+    const free = (): void => {
+      // Bodies close late: by then the next request may have the line.
+      if (line.request === request) line.request = undefined;
+    };
+    const send = () => within(limit, line.client.request(request));
     try {
-      const asking = line.client.request({
-        path: pathname + search,
-        method,
-        headers: { ...(origin === target.origin && !anonymous ? headers : basic), ...more },
-        body: body ?? null,
-        signal: limit,
-        onInfo,
+      const {
+        statusCode,
+        headers: answered,
+        body: raw,
+      } = await send().catch(error => {
+        // Servers may close a connection after any answer. Who did so just now has not seen this request, for all we
+        // know, and all that a probe asks may be asked twice.
+        if (!line.proven || !isReset(error) || limit.aborted || method === 'DELETE') throw error;
+        line.proven = false;
+        return send();
       });
-      const { statusCode, headers: answered, body: raw } = await within(limit, asking);
+      line.proven = true;
       for (const name in answered) if (Array.isArray(answered[name])) answered[name] = answered[name].join(', ');
       const joined = answered as Record<string, string>;
       return { url, status: statusCode, headers: joined, ...bodyOf(raw, joined['content-encoding'], free) };
     } catch (error) {
       free();
-      throw error;
+      throw alert && isReset(error) ? alert : error;
     }
   }
 
   function step(asked: string, url: URL, answered: string, since: number): void {
-    onStep?.({ asked, url: url.origin + url.pathname, answered, ms: Math.round(performance.now() - since) });
+    onStep?.({
+      asked,
+      url: url.origin + url.pathname,
+      answered: cleanText(answered, 256),
+      ms: Math.round(performance.now() - since),
+    });
   }
 
   return {
@@ -289,6 +336,15 @@ export function openExchange(options: ExchangeOptions): Exchange {
           throw error;
         }
       }
+    },
+    async afterwards(work) {
+      if (leftMs <= 0) return;
+      const since = performance.now();
+      patience = new AbortController();
+      const late = setTimeout(abort => abort.abort(CLOSED), leftMs, patience);
+      await work(patience.signal).catch(() => {});
+      clearTimeout(late);
+      leftMs -= performance.now() - since;
     },
     async close() {
       watching[Symbol.dispose]();

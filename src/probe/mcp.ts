@@ -3,11 +3,13 @@
  * open. The eras and how to tell them: https://modelcontextprotocol.io/specification/2026-07-28/basic/versioning
  */
 
+import { hash } from 'node:crypto';
 import { authorizationOf, withMetadata } from './authorization.ts';
 import { type Call, type Channel, getEventStream, openSse, openStreamable } from './channel.ts';
-import { classify, isReset, patienceFor } from './classify.ts';
+import { classify, patienceFor } from './classify.ts';
 import type { Dialer } from './dial.ts';
-import { NotMcp, Refused, VersionMismatch } from './failure.ts';
+import { isReset, NotMcp, Refused, VersionMismatch } from './failure.ts';
+import { canonicalHost, portOf } from './guard.ts';
 import { type Exchange, openExchange, type Step } from './http.ts';
 import type { Outcome, ServerFacts, ToolFacts } from './outcome.ts';
 import { isRecord } from './rpc.ts';
@@ -65,9 +67,15 @@ export function createProbe({ dial, dialTrusted, client, userAgent, onStep }: Pr
       const why = error instanceof Error ? error.message : String(error);
       return { kind: error instanceof CredentialsMissing ? 'credentials-missing' : 'broken', why };
     }
+    const credentials = hash('sha256', JSON.stringify(secrets?.headers ?? {}));
+    if (memory.credentials !== credentials) {
+      memory.credentials = credentials;
+      memory.tools = undefined;
+      memory.metadata = undefined;
+    }
     const exchange = openExchange({
       url: new URL(target.url),
-      dial: target.trusted ? dialTrusted : dial,
+      dial: target.trusted ? trusting(new URL(target.url)) : dial,
       credentials: secrets?.headers ?? {},
       ca: secrets?.ca,
       userAgent,
@@ -82,6 +90,12 @@ export function createProbe({ dial, dialTrusted, client, userAgent, onStep }: Pr
     } finally {
       await exchange.close();
     }
+  }
+
+  /** The operator built this URL, and no other one that its server may name. */
+  function trusting(url: URL): Dialer {
+    const host = canonicalHost(url.hostname);
+    return to => (to.port === portOf(url) && canonicalHost(to.hostname) === host ? dialTrusted : dial)(to);
   }
 }
 
@@ -293,6 +307,6 @@ function versionsOf(list: unknown): string[] {
 function mismatch(versions: readonly string[]): VersionMismatch {
   const theirs = versions.slice(0, 8).map(version => cleanText(version, 32));
   return new VersionMismatch(
-    `the server speaks ${theirs.join(', ')}, and the operator ${[...MODERN, ...LEGACY].join(', ')}`,
+    `the server speaks ${theirs.join(', ') || 'none that it names'}, and the operator ${[...MODERN, ...LEGACY].join(', ')}`,
   );
 }

@@ -54,7 +54,11 @@ function parseMessage(json: unknown, text: string): Message {
   if (isRecord(result) && error === undefined) return { kind: 'result', id, result, text };
   if (isRecord(error) && result === undefined && Number.isInteger(error.code)) {
     const { code, message, data } = error;
-    return { kind: 'error', id, error: { code: code as number, message: String(message ?? ''), data } };
+    return {
+      kind: 'error',
+      id,
+      error: { code: code as number, message: typeof message === 'string' ? message : '', data },
+    };
   }
   throw new NotMcp('its answer is neither a result nor an error of JSON-RPC');
 }

@@ -1,6 +1,7 @@
 /** Owns when each target is probed, and what the outcomes amount to for each connector that has it. */
 
 import type { Key } from '../api/meta.ts';
+import { canonicalHost } from './guard.ts';
 import type { Limiter } from './limiter.ts';
 import type { Outcome } from './outcome.ts';
 import type { Memory, Target } from './target.ts';
@@ -42,6 +43,8 @@ export interface ProbeSchedulerOptions {
   /** Told of each key when a probe has ended, whether its result is new or not. */
   onResult: (key: Key) => void;
   observer?: ProbeObserver;
+  /** Told of what should not happen: an outcome that could not be taken in. */
+  onError?: (error: unknown) => void;
   random?: () => number;
   /** Milliseconds that no change of the clock moves. */
   now?: () => number;
@@ -83,6 +86,8 @@ export interface Standing {
   /** Probes in a row. */
   failures: number;
   successes: number;
+  /** Probes in a row that found it healthy, and not which tools it has. */
+  unlisted: number;
   /** Published; undefined while nothing is known, or only what an earlier life of the operator has published. */
   verdict: Verdict | undefined;
 }
@@ -93,7 +98,7 @@ export interface Course {
   doubts: number;
 }
 
-const NEW: Standing = { health: undefined, failures: 0, successes: 0, verdict: undefined };
+const NEW: Standing = { health: undefined, failures: 0, successes: 0, unlisted: 0, verdict: undefined };
 /** After a failure the next probe comes sooner than the interval: 5 s, doubling up to it. */
 const FIRST_RETRY_MS = 5_000;
 /** The same after a probe that could not be made, or in which the server did not list the tools that it has. */
@@ -108,7 +113,8 @@ const MOST_RETRY_AFTER_MS = 86_400_000;
 const JITTER = 0.1;
 
 export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeScheduler {
-  const { probe, limiter, onResult, observer, random = Math.random, now = () => performance.now() } = options;
+  const { probe, limiter, onResult, observer, onError, random = Math.random } = options;
+  const { now = () => performance.now() } = options;
   const members = new Map<Key, Member>();
   const groups = new Map<string, Group>();
   const running = new Set<Promise<void>>();
@@ -119,7 +125,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     const id = JSON.stringify([fingerprint, audience, timeoutMs, trusted]);
     const group = groups.get(id) ?? {
       id,
-      host: new URL(target.url).hostname,
+      host: canonicalHost(new URL(target.url).hostname),
       members: new Map(),
       memory: {},
       timer: undefined,
@@ -174,7 +180,11 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     // A timer takes at most 2^31 - 1 ms.
     const timerMs = Math.min(2 ** 31 - 1, delayMs);
     group.timer = setTimeout(() => {
-      const run = probeNow(group);
+      const run = probeNow(group).catch(error => {
+        onError?.(error);
+        group.running = undefined;
+        if (groups.get(group.id) === group) schedule(group, spread(leastInterval([...group.members.values()])));
+      });
       running.add(run);
       void run.finally(() => running.delete(run));
     }, timerMs);
@@ -186,7 +196,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
     group.running = abort;
     // A timer may be early.
     group.dueAt = now();
-    const tenant = first(group).tenant;
+    const tenant = tenantOf(group);
     // The wait for a slot ends without one when nobody is left who wants it.
     const release = await limiter.acquire({ host: group.host, tenant }, signal).catch(() => undefined);
     try {
@@ -282,6 +292,12 @@ function first({ members }: Group): Target {
   throw new Error('a group without members was not forgotten');
 }
 
+/** On whose account it is probed: of several namespaces no single one. */
+function tenantOf(group: Group): string {
+  const tenants = new Set([...group.members.values()].map(({ target }) => target.tenant));
+  return tenants.size === 1 ? first(group).tenant : group.id;
+}
+
 function isUnanswered({ target: { recheck, secretsVersion }, answered }: Member): boolean {
   if (recheck !== undefined && recheck !== answered.recheck) return true;
   // As long as it was not known there is nothing to compare.
@@ -305,12 +321,19 @@ export function advance(
   const open = verdict.healthy
     ? before.health === 'failed' && successes < successThreshold
     : before.health === 'healthy' && failures < failureThreshold;
-  if (open) return { ...before, failures, successes };
-  return { health: verdict.healthy ? 'healthy' : 'failed', failures, successes, verdict };
+  const unlisted = forgetsTools(before, verdict) ? before.unlisted + 1 : 0;
+  if (open || (unlisted > 0 && unlisted < failureThreshold)) return { ...before, failures, successes, unlisted };
+  return { health: verdict.healthy ? 'healthy' : 'failed', failures, successes, unlisted, verdict };
 }
 
 function leastInterval(members: readonly Pick<Member, 'target'>[]): number {
   return members.reduce((least, { target }) => Math.min(least, target.intervalMs), Number.POSITIVE_INFINITY);
+}
+
+/** Whether a verdict is as good as the one before it, but for the tools, which the server would not list this time. */
+function forgetsTools({ health, verdict: before }: Standing, verdict: Verdict): boolean {
+  if (health !== 'healthy' || !verdict.healthy || verdict.server?.tools) return false;
+  return before?.server?.tools !== undefined && before.authorized.reason === verdict.authorized.reason;
 }
 
 /** How a group goes on with one more judgement. */

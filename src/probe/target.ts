@@ -33,9 +33,11 @@ export type Era = 'modern' | 'legacy' | 'sse';
 export interface Memory {
   /** How the server wanted to be spoken to, and since when that is known, in ms of performance.now(). */
   era?: { kind: Era; learntAt: number } | undefined;
-  /** What of its protected resource metadata (RFC 9728) is shown; empty where it has none. */
-  metadata?: { facts: Challenge; freshUntil: number };
-  tools?: ToolMemory;
+  /** What of its protected resource metadata (RFC 9728) is shown, and where a challenge had named it; empty where it has none. */
+  metadata?: { named: string | undefined; facts: Challenge; freshUntil: number } | undefined;
+  /** A digest of the credentials that were sent: others may see other tools. */
+  credentials?: string;
+  tools?: ToolMemory | undefined;
 }
 
 export interface ToolMemory {

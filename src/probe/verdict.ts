@@ -1,6 +1,7 @@
 /** Judges an outcome: pure, one line of meaning for each kind. */
 
 import type { Finding } from '../api/connector.ts';
+import { isTlsAlert } from './failure.ts';
 import type { Challenge, Outcome, Refusal, ServerFacts } from './outcome.ts';
 
 export interface Verdict {
@@ -160,6 +161,8 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
           `${host} answers ${outcome.status} at this path: check the path of spec.serverUrl, often /mcp`,
         );
       }
+      if (outcome.status === 408)
+        return unreachable('Timeout', `${host} answers 408: it waited for the request in vain`);
       if (outcome.status < 500) {
         return unreachable(
           'Forbidden',
@@ -195,6 +198,12 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
         `the connection to ${hostAndPort(url)} broke (${outcome.code}): check the network between, and whether the port speaks ${new URL(url).protocol}//`,
       );
     case 'tls':
+      if (isTlsAlert(outcome.code)) {
+        return unreachable(
+          'TLSInvalid',
+          `${host} ends the TLS handshake (${outcome.code}): it may want a client certificate, which probes do not have, or another version of TLS`,
+        );
+      }
       return unreachable(
         'TLSInvalid',
         `the certificate of ${host} cannot be trusted (${outcome.code}): renew it, or name its authority in spec.probe.caBundle`,

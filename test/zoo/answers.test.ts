@@ -68,6 +68,16 @@ describe('a content type', () => {
 
 describe('an answer without an answer', () => {
   testCases({
+    'an error whose message is no text': {
+      server: legacyBy(json('{"jsonrpc":"2.0","id":$ID,"error":{"code":-32600,"message":{"toString":1,"valueOf":1}}}')),
+      verdict: NOT_MCP,
+    },
+    'an error whose message is a deep list': {
+      server: legacyBy(
+        json(`{"jsonrpc":"2.0","id":$ID,"error":{"code":-32600,"message":${'['.repeat(7_000)}${']'.repeat(7_000)}}}`),
+      ),
+      verdict: NOT_MCP,
+    },
     '202 and no body': { server: legacyBy(status(202)), verdict: NOT_MCP },
     '204 and no body': { server: legacyBy(status(204)), verdict: NOT_MCP },
     '200 and no body': { server: legacyBy(typed('application/json', '')), verdict: NOT_MCP },

@@ -335,6 +335,14 @@ describe('protected resource metadata', () => {
     for (const { headers } of asked) expect(JSON.stringify(headers)).not.toContain('s3cret');
   });
 
+  it('that a hosted server names elsewhere is reached by the policy alone', async () => {
+    await using other = await startHttp({ 'GET /meta': metadata() });
+    await using animal = await startHttp({ POST: wants(`Bearer resource_metadata="${other.origin}/meta"`) });
+    const probed = await probe(animal.url, { trusted: true }, CLOSED);
+    expect(verdictOf(probed)).toEqual(UNAUTHORIZED);
+    expect(other.connections()).toBe(0);
+  });
+
   it('at a denied address is not asked for, and the verdict stays', async () => {
     await using other = await startHttp({ 'GET /meta': metadata() });
     const probed = await elsewhere(other, { ...CLOSED, allowHosts: ['localhost'] }, 'localhost');

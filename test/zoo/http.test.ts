@@ -39,7 +39,7 @@ const STATUSES: Record<number, Verdict> = {
   406: NOT_MCP,
   // A proxy that stands before the server does not let the operator through.
   407: FORBIDDEN,
-  408: TIMEOUT,
+  408: { ...TIMEOUT, kind: 'http-error' },
   409: NOT_MCP,
   410: NOT_FOUND,
   411: NOT_MCP,

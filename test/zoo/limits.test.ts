@@ -6,6 +6,7 @@ import { prober } from './prober.ts';
 import { probe } from './probing.ts';
 import {
   type Animal,
+  type Call,
   drip,
   fill,
   flood,
@@ -20,7 +21,7 @@ import {
   startTcp,
   status,
 } from './servers.ts';
-import { DNS, NOT_MCP, REFUSED, RESET, SHORT, TIMEOUT, testCases, VERIFIED, verdictOf } from './verdicts.ts';
+import { type Case, DNS, NOT_MCP, REFUSED, RESET, SHORT, TIMEOUT, testCases, VERIFIED, verdictOf } from './verdicts.ts';
 
 const OK = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n';
 const FLOODED = { timeoutMs: 3_000 };
@@ -255,6 +256,25 @@ describe('a server that sends large but good answers', () => {
       }),
       verdict: VERIFIED,
     },
+    // A server may do so after any answer, and without a word before.
+    ...Object.fromEntries(
+      [0, 1, 2, 5, 20].map((ms): [string, Case] => [
+        `on a connection that it closes after ${ms} ms`,
+        {
+          server: Object.fromEntries(
+            Object.entries(legacy).map(([method, answer]) => [
+              method,
+              async (call: Call) => {
+                call.response.on('finish', () => setTimeout(() => call.socket.destroy(), ms));
+                await answer(call);
+              },
+            ]),
+          ),
+          verdict: VERIFIED,
+          outcome: { server: { tools: { names: ['feed'] } } },
+        },
+      ]),
+    ),
     'on a connection that it then closes': {
       server: legacyBy(json('$ANSWER', 200, { connection: 'close' })),
       verdict: VERIFIED,

@@ -1,6 +1,21 @@
 /** Sessions of Streamable HTTP (2025-03-26 to 2025-11-25): echoed, and ended whatever happens between. */
-import { describe, expect } from 'vitest';
-import { type Answer, drip, hang, json, legacy, RESULTS, raw, reset, result, type Script, status } from './servers.ts';
+import { describe, expect, it } from 'vitest';
+import { probe } from './probing.ts';
+import {
+  type Answer,
+  drip,
+  flood,
+  hang,
+  json,
+  legacy,
+  RESULTS,
+  raw,
+  reset,
+  result,
+  type Script,
+  startHttp,
+  status,
+} from './servers.ts';
 import {
   type After,
   type Case,
@@ -14,6 +29,7 @@ import {
   testCases,
   UNAUTHORIZED,
   VERIFIED,
+  verdictOf,
 } from './verdicts.ts';
 
 const ID = 'b0c7e5d2-3b1a-4b7e-9a57-0d8a3d1c2f11';
@@ -199,5 +215,39 @@ describe('the verdict is the same when DELETE is answered with', () => {
       verdict: VERIFIED,
       after: animal => expect(animal.methods()).not.toContain('DELETE'),
     },
+  });
+});
+
+describe('the end of a probe', () => {
+  it('takes no more than two seconds, however many sessions hang', async () => {
+    let sessions = 0;
+    await using animal = await startHttp({
+      ...legacy,
+      '*': call => {
+        sessions += 1;
+        return status(400, { 'mcp-session-id': `s-${sessions}` })(call);
+      },
+      initialize: json('$ANSWER', 200, { 'mcp-session-id': 'real' }),
+      'notifications/initialized': hang,
+      'tools/list': hang,
+      DELETE: hang,
+    });
+    const since = performance.now();
+    expect(verdictOf(await probe(animal.url, SHORT))).toEqual(VERIFIED);
+    expect(performance.now() - since).toBeLessThan(2_900);
+    expect(animal.requests.filter(({ verb }) => verb === 'DELETE').length).toBeGreaterThan(0);
+    await animal.quiet();
+  });
+
+  it('is at once for a server that floods it', async () => {
+    await using animal = await startHttp({
+      ...legacy,
+      initialize: json('$ANSWER', 200, { 'mcp-session-id': 'real' }),
+      DELETE: call => flood(call.socket, () => 'HTTP/1.1 103 Early Hints\r\n\r\n'.repeat(100)),
+    });
+    const since = performance.now();
+    expect(verdictOf(await probe(animal.url))).toEqual(VERIFIED);
+    expect(performance.now() - since).toBeLessThan(1_000);
+    await animal.quiet();
   });
 });

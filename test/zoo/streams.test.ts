@@ -85,26 +85,31 @@ describe('an answer in an event stream, with', () => {
     ),
   );
 
-  it('a ping that must be answered first is given (2025-11-25: the receiver must respond promptly)', async () => {
-    let answered = (): void => {};
-    await using animal = await startHttp({
-      ...legacy,
-      async initialize(call) {
-        const ponged = new Promise<void>(resolve => {
-          answered = resolve;
-        });
-        await openEvents(PING)(call);
-        await ponged;
-        call.response.end(fill('data: $ANSWER\n\n', call));
-      },
-      response(call) {
-        if (call.id === 'ping-1') answered();
-        return status(202)(call);
-      },
-    });
-    expect(verdictOf(await probe(animal.url, { timeoutMs: 2_000 }))).toEqual(VERIFIED);
-    await animal.quiet();
-  });
+  it.each(['initialize', 'tools/list'])(
+    'a ping that must be answered before %s is given (2025-11-25: the receiver must respond promptly)',
+    async method => {
+      let answered = (): void => {};
+      await using animal = await startHttp({
+        ...legacy,
+        async [method](call) {
+          const ponged = new Promise<void>(resolve => {
+            answered = resolve;
+          });
+          await openEvents(PING)(call);
+          await ponged;
+          call.response.end(fill('data: $ANSWER\n\n', call));
+        },
+        response(call) {
+          if (call.id === 'ping-1') answered();
+          return status(202)(call);
+        },
+      });
+      const probed = await probe(animal.url, { timeoutMs: 2_000 });
+      expect(verdictOf(probed)).toEqual(VERIFIED);
+      expect(probed.outcome).toMatchObject({ kind: 'answered', ...LEGACY });
+      await animal.quiet();
+    },
+  );
 });
 
 describe('an event stream that gives no answer', () => {

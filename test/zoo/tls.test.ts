@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { createAuthority, createSelfSigned } from '../cluster/certificates.ts';
 import { probe, sending, trusting } from './probing.ts';
 import { drip, legacy, modern, startHttp, startRaw, startTcp } from './servers.ts';
-import { NOT_MCP, RESET, SHORT, TIMEOUT, TLS, testCases, VERIFIED, verdictOf } from './verdicts.ts';
+import { type Case, NOT_MCP, RESET, SHORT, TIMEOUT, TLS, testCases, VERIFIED, verdictOf } from './verdicts.ts';
 
 const DAY = 86_400_000;
 const authority = createAuthority('zoo');
@@ -36,6 +36,23 @@ describe('a server behind TLS', () => {
       target: trusting(stranger.certificate),
       verdict: TLS,
     },
+    ...Object.fromEntries(
+      (['TLSv1.2', 'TLSv1.3'] as const).map((version): [string, Case] => [
+        `that wants a certificate of its clients (${version})`,
+        {
+          server: serve(good, {
+            requestCert: true,
+            rejectUnauthorized: true,
+            ca: authority.certificate,
+            minVersion: version,
+            maxVersion: version,
+          }),
+          target: KNOWN,
+          verdict: TLS,
+          outcome: { code: expect.stringContaining('ALERT') },
+        },
+      ]),
+    ),
     'that is self-signed': {
       server: serve(own),
       verdict: TLS,

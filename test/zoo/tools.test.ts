@@ -1,5 +1,8 @@
 /** Lists of tools: what they hold, how they are paged, and servers that will not give them. Each is an MCP server. */
-import { describe, expect } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { makeTarget } from '../unit/support.ts';
+import { prober } from './prober.ts';
+import { sending } from './probing.ts';
 import {
   type Answer,
   type Call,
@@ -10,6 +13,7 @@ import {
   reset,
   result,
   type Script,
+  startHttp,
   status,
   TOOL,
 } from './servers.ts';
@@ -30,6 +34,27 @@ const pages =
   };
 
 describe('a list of tools', () => {
+  it('that may be kept is asked for anew with other credentials', async () => {
+    await using animal = await startHttp({
+      ...legacy,
+      'tools/list': call =>
+        call.headers.authorization === 'Bearer good'
+          ? result({ tools: [TOOL], ttlMs: 3_600_000 })(call)
+          : status(401, { 'www-authenticate': 'Bearer' })(call),
+    });
+    const [run, memory] = [prober(), {}];
+    const found = async (token: string) => {
+      const target = makeTarget({ url: animal.url, ...sending({ authorization: `Bearer ${token}` }) });
+      return run(target, memory, new AbortController().signal);
+    };
+    for (let times = 0; times < 3; times++)
+      expect(await found('good')).toMatchObject({ kind: 'answered', server: { tools: { names: ['feed'] } } });
+    expect(animal.methods().filter(method => method === 'tools/list')).toHaveLength(1);
+    expect(await found('revoked')).toMatchObject({ kind: 'answered', refusal: { kind: 'unauthorized' } });
+    expect(await found('good')).toMatchObject({ kind: 'answered', server: { tools: { names: ['feed'] } } });
+    await animal.quiet();
+  });
+
   testCases({
     'of none': { server: tools(), verdict: VERIFIED, outcome: { server: { tools: { names: [], count: 0 } } } },
     'in any order': {

@@ -133,7 +133,7 @@ describe('a remote connector', () => {
     ['healthy, with a user to authorize', { kind: 'unauthorized', challenge: undefined }, {}, 'healthy'],
     ['not at MCP', { kind: 'not-mcp', why: 'x' }, {}, 'failed'],
     ['not to be reached', BAD, {}, 'failed'],
-    ['out of its reach', { kind: 'insufficient-scope', challenge: {} }, {}, 'failed'],
+    ['for those who sign in', { kind: 'insufficient-scope', challenge: {} }, {}, 'healthy'],
     ['unknown', { kind: 'broken', why: 'x' }, {}, undefined],
     ['healthy by another spec', GOOD, { generation: 2 }, undefined],
     ['not to be reached by another spec', BAD, { generation: 2 }, undefined],

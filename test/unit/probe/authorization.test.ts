@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { authorizationOf, withMetadata } from '../../../src/probe/authorization.ts';
 import { Refused } from '../../../src/probe/failure.ts';
 import type { Answer, Exchange, Request } from '../../../src/probe/http.ts';
@@ -66,9 +66,11 @@ describe('protected resource metadata', () => {
       const text = async (): Promise<string> =>
         typeof document === 'string' ? document : JSON.stringify(document ?? {});
       const body = (async function* () {})();
+      if (document instanceof Error) throw document;
+      if (typeof document === 'number') return { url, status: document, headers: {}, body, text, drop() {} };
       return { url, status: document === undefined ? 404 : 200, headers: {}, body, text, drop() {} };
     };
-    return { exchange: { ask } as Exchange, asked };
+    return { exchange: { ask, signal: new AbortController().signal } as Exchange, asked };
   }
 
   async function complete(documents: Record<string, unknown>, challenge?: object, memory: Memory = {}) {
@@ -131,6 +133,39 @@ describe('protected resource metadata', () => {
     const again = await complete(documents, undefined, memory);
     expect(again.asked).toEqual([]);
     expect(again.challenge?.authorizationServers).toEqual(facts.authorizationServers);
+  });
+
+  describe('that could not be had', () => {
+    const DAY = 86_400_000;
+    let time = 0;
+    beforeEach(() => {
+      time = 1_000;
+      vi.spyOn(performance, 'now').mockImplementation(() => time);
+    });
+    afterEach(() => void vi.restoreAllMocks());
+
+    it.each([
+      ['for an error of the server', 503],
+      ['for too many questions', 429],
+      ['for a connection that broke', new Error('reset')],
+    ])('%s is asked for again after 10 minutes, and what was had before stays', async (_, failure) => {
+      const memory: Memory = {};
+      const [named, place] = [{ resourceMetadataUrl: `${META}/x` }, `${META}/x`];
+      expect((await complete({ [place]: failure }, named, memory)).asked).toHaveLength(1);
+      time += 599_000;
+      expect((await complete({ [place]: failure }, named, memory)).asked).toHaveLength(0);
+      time += 2_000;
+      expect((await complete({ [place]: good }, named, memory)).challenge).toMatchObject(facts);
+      time += DAY - 1_000;
+      expect((await complete({ [place]: failure }, named, memory)).asked).toHaveLength(0);
+      time += 2_000;
+      const later = await complete({ [place]: failure }, named, memory);
+      expect(later.asked).toHaveLength(1);
+      expect(later.challenge).toMatchObject(facts);
+      time += 2_000;
+      // Another place is another question.
+      expect((await complete({}, { resourceMetadataUrl: `${META}/y` }, memory)).asked).toHaveLength(1);
+    });
   });
 
   it('is no business of a server that lets everybody in', async () => {

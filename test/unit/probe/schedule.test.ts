@@ -869,7 +869,7 @@ describe('connectors with the same target', () => {
     expect(probes[1]?.signal.aborted).toBe(true);
   });
 
-  it('are probed in the name of the first that is still there', async () => {
+  it('are probed in nobody’s name while they are of several namespaces, and in the name of the last', async () => {
     const asked: unknown[] = [];
     const { acquire, ...limiter } = createLimiter({ total: 5, perHost: 5 });
     const { scheduler, probes } = make({
@@ -888,7 +888,7 @@ describe('connectors with the same target', () => {
     scheduler.set('a', undefined);
     await pass(MINUTE);
     expect(asked).toEqual([
-      { host: 'mcp.example.com', tenant: 'first' },
+      { host: 'mcp.example.com', tenant: JSON.stringify(['one', '', 5_000, false]) },
       { host: 'mcp.example.com', tenant: 'second' },
     ]);
     expect(probes.map(({ target }) => target)).toEqual([first, second]);
@@ -1205,11 +1205,31 @@ describe('a group of connectors', () => {
 const of = (outcome: Outcome): Judgement => judge(outcome, { url: 'https://mcp.example.com/mcp', credentials: false });
 
 describe('advance', () => {
+  it('keeps what is known of the tools until they were not listed as often as a failure counts', () => {
+    const target = { failureThreshold: 3, successThreshold: 1 };
+    const told: (string | undefined)[] = [];
+    let now = advance(standing('healthy', 0, 1), of(GOOD), target);
+    for (const outcome of [UNLISTED, { kind: 'busy' } as const, GOOD, UNLISTED, UNLISTED, UNLISTED, UNLISTED, GOOD]) {
+      now = advance(now, of(outcome), target);
+      told.push(now.verdict?.server?.tools?.hash);
+    }
+    const known = 'sha256:0';
+    expect(told).toEqual([known, known, known, known, known, undefined, undefined, known]);
+  });
+
+  it('tells at once that a server shows its tools to nobody without authorization any more', () => {
+    const refusal = { kind: 'unauthorized', challenge: undefined } as const;
+    const before = advance(standing('healthy', 0, 1), of(GOOD), { failureThreshold: 3, successThreshold: 1 });
+    const after = advance(before, of({ ...UNLISTED, refusal }), { failureThreshold: 3, successThreshold: 1 });
+    expect(after.verdict?.authorized.reason).toBe('AuthorizationRequired');
+  });
+
   const OLD = of(GOOD).verdict;
   const standing = (health: Standing['health'], failures: number, successes: number): Standing => ({
     health,
     failures,
     successes,
+    unlisted: 0,
     verdict: OLD,
   });
   it.each<[string, Standing, Outcome, Standing['health'], number, number, 'old' | 'new']>([
@@ -1228,7 +1248,7 @@ describe('advance', () => {
     ['a probe that says nothing of one that was healthy', standing('healthy', 1, 0), LIMITED, 'healthy', 1, 0, 'old'],
     ['a probe that says nothing of one that had failed', standing('failed', 0, 1), BROKEN, 'failed', 0, 1, 'old'],
   ])('with %s', (_what, before, outcome, health, failures, successes, verdict) => {
-    expect(advance(before, of(outcome), { failureThreshold: 2, successThreshold: 3 })).toEqual({
+    expect(advance(before, of(outcome), { failureThreshold: 2, successThreshold: 3 })).toMatchObject({
       health,
       failures,
       successes,
@@ -1254,7 +1274,7 @@ describe('count', () => {
 
 describe('waitAfter', () => {
   const member = (health: Standing['health'], failures = 0, intervalMs = 300_000) => ({
-    standing: { health, failures, successes: 0, verdict: undefined },
+    standing: { health, failures, successes: 0, unlisted: 0, verdict: undefined },
     target: makeTarget({ intervalMs }),
   });
   const [well, failed] = [member('healthy'), member('failed', 9)];
