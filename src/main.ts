@@ -25,6 +25,7 @@ import { createDialer } from './probe/dial.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
 import { createLimiter } from './probe/limiter.ts';
 import { createProbe } from './probe/mcp.ts';
+import { createResolver } from './probe/resolver.ts';
 import { createProbeScheduler } from './probe/schedule.ts';
 import { runProbeCommand } from './probe-command.ts';
 import { startController } from './runtime/controller.ts';
@@ -77,7 +78,7 @@ const MOST_OVERTAKEN = 4;
 const WATCH_DEAD_MS = 600_000;
 
 export async function startOperator(options: OperatorOptions): Promise<Operator> {
-  const { kubeConfig, config, log, lookup, onLost } = options;
+  const { kubeConfig, config, log, lookup = createResolver(), onLost } = options;
   const { policy } = config;
   const { client: probeClient, userAgent } = IDENTITY;
   /** Ends the watches; `hard` aborts the work in hand as well. */

@@ -3,7 +3,7 @@
 import { authorizationOf } from './authorization.ts';
 import { InvalidCa, ProxyRefused } from './dial.ts';
 import { causes, NotMcp, RESETS, Redirected, Refused, VersionMismatch } from './failure.ts';
-import { AddressDenied } from './guard.ts';
+import { AddressDenied, DnsFailure } from './guard.ts';
 import type { Outcome } from './outcome.ts';
 import type { Target } from './target.ts';
 import { cleanText } from './text.ts';
@@ -15,17 +15,6 @@ const INTERNAL_ERROR = -32603;
 const UNMET = new Set([-32020, -32021]);
 const LONGEST_WAIT_MS = 24 * 3_600_000;
 
-const DNS = new Set([
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'EAI_FAIL',
-  'EAI_NODATA',
-  'EAI_NONAME',
-  'ENODATA',
-  'ESERVFAIL',
-  'ETIMEOUT',
-]);
-const TIMEOUTS = new Set(['UND_ERR_CONNECT_TIMEOUT', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT', 'ETIMEDOUT']);
 const UNREADABLE = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH', 'UND_ERR_RESPONSE']);
 
 export function classify(error: unknown, { timeoutMs }: Pick<Target, 'timeoutMs'>, deadline: AbortSignal): Outcome {
@@ -59,15 +48,16 @@ function classifyRefusal(refused: Refused): Outcome {
 function classifyNetwork(cause: object, timeoutMs: number): Outcome | undefined {
   if (cause instanceof ProxyRefused) return { kind: 'broken', why: cause.message };
   if (cause instanceof InvalidCa) return { kind: 'credentials-missing', why: `spec.probe.caBundle: ${cause.message}` };
+  if (cause instanceof DnsFailure) return { kind: 'dns', code: cause.code };
   if (cause instanceof AddressDenied) return { kind: 'address-denied', why: cause.message };
   const { name, code } = cause as { name?: unknown; code?: unknown };
   if (name === 'HTTPParserError') return { kind: 'not-mcp', why: 'its answer is not HTTP' };
   if (name === 'TimeoutError') return { kind: 'timeout', afterMs: timeoutMs };
   if (typeof code !== 'string') return undefined;
-  if (DNS.has(code)) return { kind: 'dns', code };
   if (code === 'ECONNREFUSED') return { kind: 'refused' };
   if (RESETS.has(code) || code.startsWith('WS_CLOSED_')) return { kind: 'reset', code };
-  if (TIMEOUTS.has(code)) return { kind: 'timeout', afterMs: timeoutMs };
+  // By the kernel, before our own time was over.
+  if (code === 'ETIMEDOUT') return { kind: 'timeout', afterMs: timeoutMs };
   if (UNREADABLE.has(code)) return { kind: 'not-mcp', why: `its answer is too large or malformed (${code})` };
   if (code.startsWith('HPE_')) return { kind: 'not-mcp', why: 'its answer is not HTTP' };
   if (/CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL|^INVALID_|PATH_LENGTH|HOSTNAME/.test(code))

@@ -27,6 +27,17 @@ export class AddressDenied extends Error {
   readonly code = 'ADDRESS_DENIED';
 }
 
+/** A name does not resolve; `code` says why in the words of the resolver. */
+export class DnsFailure extends Error {
+  override name = 'DnsFailure';
+  readonly code: string;
+
+  constructor(host: string, code: string, cause?: unknown) {
+    super(`${host} does not resolve: ${code}`, { cause });
+    this.code = code;
+  }
+}
+
 export type Lookup = (host: string) => Promise<readonly string[]>;
 
 type Address = ipaddr.IPv4 | ipaddr.IPv6;
@@ -58,7 +69,7 @@ const PUBLIC_IPV6 = ['2000::/3', '64:ff9b::/96'].map(cidr => ipaddr.parseCIDR(ci
 export interface Guard {
   /**
    * The addresses to dial for a host, a name or a literal in any spelling, and port. One denied address denies the name.
-   * Throws AddressDenied, or what the resolver throws.
+   * Throws AddressDenied or DnsFailure.
    */
   resolve(host: string, port: number): Promise<readonly [string, ...string[]]>;
   /** Why a URL is not probed, as far as that shows before its host is resolved, or undefined. */
@@ -84,11 +95,15 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
   /** Lookups under way, by name. */
   const asked = new Map<string, Promise<readonly string[]>>();
 
-  /** Asks once for all who want to know: a lookup cannot be called off, and holds a thread until it ends. */
+  /** Asks once for all who want to know. Rejects with DnsFailure. */
   function addressesOf(name: string): Promise<readonly string[]> {
     let answer = asked.get(name);
     if (!answer) {
-      answer = lookup(name).finally(() => asked.delete(name));
+      answer = lookup(name)
+        .catch(cause => {
+          throw new DnsFailure(name, String(cause?.code ?? 'EAI_FAIL'), cause);
+        })
+        .finally(() => asked.delete(name));
       asked.set(name, answer);
     }
     return answer;
@@ -124,7 +139,7 @@ export function createGuard(policy: AddressPolicy, lookup: Lookup = resolveAll):
       const deniedHost = denyHost(name, port);
       if (deniedHost) throw new AddressDenied(deniedHost);
       const [first, ...others] = isIP(name) ? [name] : await addressesOf(name);
-      if (first === undefined) throw Object.assign(new Error(`${name} has no address`), { code: 'ENOTFOUND' });
+      if (first === undefined) throw new DnsFailure(name, 'ENOTFOUND');
       const judged = (answer: string): string => {
         const address = ipaddr.process(withoutZone(answer));
         const denied = denyAddress(name, address);
