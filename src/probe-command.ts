@@ -5,12 +5,12 @@ import { isIP } from 'node:net';
 import { parseArgs } from 'node:util';
 import type { PersonalConnector } from './api/connector.ts';
 import type { PersonalConnectorSpec, PersonalConnectorStatus } from './api/generated.ts';
-import { policySchema } from './connector/policy.ts';
+import { type Policy, policySchema } from './connector/policy.ts';
 import { remote } from './connector/remote.ts';
 import { statusOf } from './connector/status.ts';
 import { duration } from './connector/target.ts';
 import { createDialer } from './probe/dial.ts';
-import { createGuard } from './probe/guard.ts';
+import { createGuard, portOf } from './probe/guard.ts';
 import type { Step } from './probe/http.ts';
 import { createProbe } from './probe/mcp.ts';
 import type { Secrets, Target } from './probe/target.ts';
@@ -25,6 +25,7 @@ Probes an MCP server as the operator would, and says what it finds and why.
   --ca FILE             trust the certificate authorities of this file (PEM) as well
   --timeout DURATION    deadline of the whole probe, from 1s to 60s (10s)
   --allow RANGE|HOST    let it reach this address range or host, as addressPolicy does (again for more)
+  --port PORT|RANGE     let it reach this port, as addressPolicy.ports does (again for more)
   --proxy URL           go through this HTTP proxy
   --json                print one JSON object: ready, reason, conditions, server, authorization, steps
   --help
@@ -69,6 +70,7 @@ interface Asked {
   ca: string | undefined;
   timeoutMs: number;
   allow: string[];
+  ports: string[];
   proxy: string | undefined;
   json: boolean;
 }
@@ -117,6 +119,7 @@ function readArguments(args: string[]): Asked | 'help' {
     ca: values.ca === undefined ? undefined : readCa(values.ca),
     timeoutMs,
     allow: values.allow ?? [],
+    ports: values.port ?? [],
     proxy: values.proxy,
     json: values.json ?? false,
   };
@@ -132,6 +135,7 @@ function parse(args: string[]) {
       ca: { type: 'string' },
       timeout: { type: 'string', default: '10s' },
       allow: { type: 'string', multiple: true },
+      port: { type: 'string', multiple: true },
       proxy: { type: 'string' },
       json: { type: 'boolean' },
       help: { type: 'boolean' },
@@ -139,10 +143,15 @@ function parse(args: string[]) {
   });
 }
 
+/** As the resource's own rule says it. */
+const OWN_HEADERS =
+  /^(host|connection|content-.*|transfer-encoding|te|trailer|upgrade|keep-alive|proxy-.*|accept|mcp-.*|expect)$/i;
+
 function readHeader(text: string): [name: string, value: string] {
   const [, name, value] = /^([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/.exec(text) ?? [];
   // What stands there may be a secret: it is not shown.
   if (name === undefined || value === undefined) throw new UsageError(`a --header is not of the form 'Name: value'`);
+  if (OWN_HEADERS.test(name)) throw new UsageError(`--header ${name}: the probe sets it itself`);
   return [name, value.trim()];
 }
 
@@ -155,14 +164,19 @@ function readCa(file: string): string {
 }
 
 async function probeOnce(asked: Asked, { client, userAgent }: CommandOptions): Promise<Report> {
-  const { url, serverType, headers, ca, timeoutMs, allow, proxy } = asked;
-  const { addressPolicy, ...policy } = policySchema.parse({});
+  const { url, serverType, headers, ca, timeoutMs, allow, ports } = asked;
+  const { addressPolicy, ...policy } = readPolicy(asked);
   const isAddress = (text: string): boolean => isIP(text.split('/')[0] ?? '') !== 0;
   const ranges = allow
     .filter(isAddress)
     .map(text => (text.includes('/') ? text : `${text}/${isIP(text) === 4 ? 32 : 128}`));
   const hosts = allow.filter(text => !isAddress(text));
-  const guard = guardOf({ ...addressPolicy, allowCidrs: ranges, allowHosts: hosts });
+  const guard = guardOf({
+    ...addressPolicy,
+    allowCidrs: ranges,
+    allowHosts: hosts,
+    ports: [...addressPolicy.ports, ...ports],
+  });
 
   const connector = connectorOf(url, serverType, Object.keys(headers));
   const context = { policy: { ...policy, addressPolicy }, guard, operatorNamespace: undefined };
@@ -184,7 +198,7 @@ async function probeOnce(asked: Asked, { client, userAgent }: CommandOptions): P
     secrets: async () => secrets,
   };
   const steps: Step[] = [];
-  const dial = createDialer({ guard, proxy });
+  const dial = createDialer({ guard, proxy: policy.probe.proxy });
   const probe = createProbe({ dial, dialTrusted: dial, client, userAgent, onStep: step => steps.push(step) });
   const isAccepted = plan.accepted.status === 'True';
   const outcome = isAccepted ? await probe(target, {}, new AbortController().signal) : undefined;
@@ -213,11 +227,17 @@ async function probeOnce(asked: Asked, { client, userAgent }: CommandOptions): P
   };
 }
 
+function readPolicy({ proxy }: Asked): Policy {
+  const { success, data, error } = policySchema.safeParse({ probe: { proxy } });
+  if (!success) throw new UsageError(`--proxy: ${error.issues[0]?.message}`);
+  return data;
+}
+
 function guardOf(policy: Parameters<typeof createGuard>[0]): ReturnType<typeof createGuard> {
   try {
     return createGuard(policy);
   } catch (error) {
-    throw new UsageError(`--allow: ${(error as Error).message}`);
+    throw new UsageError(`--allow or --port: ${(error as Error).message}`);
   }
 }
 
@@ -252,13 +272,13 @@ function describe(url: URL, { reason, conditions, server, authorization, steps }
   const asked = steps.map(step => [step.asked, step.answered, `${step.ms} ms`, step.url === url.href ? '' : step.url]);
   const found = conditions.map(({ type, status, reason, message }) => [type, status, reason, message]);
   const sections = [
-    url.href,
+    // A password is for nobody who looks over a shoulder.
+    url.href.replace(/\/\/[^/?#]*@/, '//…@'),
     steps.length > 0 && table([['STEP', 'ANSWER', 'TIME', ''], ...asked]),
     table([['CONDITION', 'STATUS', 'REASON', 'MESSAGE'], ...found]),
     facts.length > 0 && table(facts),
     reason === 'AddressDenied' &&
-      !conditions.some(({ message }) => message.includes('port ')) &&
-      `To have it probed from here: --allow ${url.hostname.replace(/^\[|\]$/g, '')}`,
+      `To have it probed from here: ${conditions.some(({ message }) => message.includes('addressPolicy.ports')) ? `--port ${portOf(url)}` : `--allow ${url.hostname.replace(/^\[|\]$/g, '')}`}`,
   ];
   return `${sections.filter(section => section !== false).join('\n\n')}\n`;
 }

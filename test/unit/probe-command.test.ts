@@ -92,6 +92,12 @@ tools hash sha256:1e0cfe5c1aac40768bb97520b86622c853934b6fd391a6713b664945d4f8cf
     expect(code).toBe(1);
     expect(out).toContain('AddressDenied');
     expect(out).toContain('--allow 127.0.0.1\n');
+    const port = await run('http://127.0.0.1:22/mcp', ...HERE);
+    expect(port.out).toContain('--port 22\n');
+    expect(await report('http://127.0.0.1:1/mcp', ...HERE, '--port', '1')).toMatchObject({
+      reason: 'ConnectionRefused',
+    });
+    expect((await run('http://me:s3cret@127.0.0.1/mcp', ...HERE)).out).not.toContain('s3cret');
     expect(await report('http://localhost:1/mcp')).toMatchObject({ code: 1, reason: 'AddressDenied' });
     expect(await report(open.url.replace('127.0.0.1', 'localhost'), '--allow', 'localhost')).toMatchObject({ code: 0 });
   });
@@ -131,6 +137,18 @@ tools hash sha256:1e0cfe5c1aac40768bb97520b86622c853934b6fd391a6713b664945d4f8cf
       ['a header without a name', ['https://a.example.com', '--header', 's3cret'], 'a --header is not of the form'],
       ['a header of two lines', ['https://a.example.com', '--header', 'A: s3cret\nB: x'], 'a --header is not of the'],
       ['a CA file that is not there', ['https://a.example.com', '--ca', join(dir, 'none.pem')], '--ca: ENOENT'],
+      [
+        'a header of the probe itself',
+        ['https://a.example.com', '--header', 'Mcp-Session-Id: s3cret'],
+        'sets it itself',
+      ],
+      ['a proxy that is no URL', ['https://a.example.com', '--proxy', 'nonsense'], '--proxy: must be an http or https'],
+      [
+        'a proxy of another kind',
+        ['https://a.example.com', '--proxy', 'socks5://a'],
+        '--proxy: must be an http or https',
+      ],
+      ['a port that is none', ['https://a.example.com', '--port', 'https'], '--allow or --port: '],
       ['a range that is none', ['https://a.example.com', '--allow', '10.0.0.0/99'], '--allow: '],
     ])('%s', async (_what, args, message) => {
       const { code, out, err } = await run(...args);
