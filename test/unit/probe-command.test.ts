@@ -149,7 +149,7 @@ tools hash sha256:1e0cfe5c1aac40768bb97520b86622c853934b6fd391a6713b664945d4f8cf
         '--proxy: must be an http or https',
       ],
       ['a port that is none', ['https://a.example.com', '--port', 'https'], '--allow or --port: '],
-      ['a range that is none', ['https://a.example.com', '--allow', '10.0.0.0/99'], '--allow: '],
+      ['a range that is none', ['https://a.example.com', '--allow', '10.0.0.0/99'], '--allow or --port: '],
     ])('%s', async (_what, args, message) => {
       const { code, out, err } = await run(...args);
       expect(code).toBe(2);
