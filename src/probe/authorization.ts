@@ -131,7 +131,9 @@ function covers(resource: unknown, target: URL): boolean {
 /** An http or https URL that may be shown: no user name, no fragment, not too long. */
 function safeUrl(text: string): string | undefined {
   if (text.length > MAX_URL || !URL.canParse(text)) return undefined;
-  const { protocol, username, password, href } = new URL(text);
+  const url = new URL(text);
+  url.hash = '';
+  const { protocol, username, password, href } = url;
   return /^https?:$/.test(protocol) && username === '' && password === '' ? cleanText(href, MAX_URL) : undefined;
 }
 
@@ -148,12 +150,15 @@ function scopeOf(text: string): string | undefined {
 /** The next token of a header, with its value if it has one, or else one character (RFC 9110, section 11.6.1). */
 const PART = /([!#$%&'*+.^_`|~\w-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+)))?|./gsy;
 
-/** The parameters of the challenges of a header; of several with one name, the first. */
+/** The parameters of the Bearer challenge of a header; of several with one name, the first. */
 function parameters(header: string): Record<string, string> {
   const found: Record<string, string> = Object.create(null);
+  let scheme = '';
   for (const [, name, quoted, token] of header.matchAll(PART)) {
+    if (name === undefined) continue;
     const value = quoted?.replaceAll(/\\(.)/gs, '$1') ?? token;
-    if (name !== undefined && value !== undefined) found[name.toLowerCase()] ??= value;
+    if (value === undefined) scheme = name.toLowerCase();
+    else if (scheme === 'bearer') found[name.toLowerCase()] ??= value;
   }
   return found;
 }

@@ -77,7 +77,7 @@ export function openStreamable(exchange: Exchange, target: URL): Channel {
       ...(signal && { signal }),
     });
     url = answer.url;
-    const given = answer.headers['mcp-session-id'];
+    const given = answer.headers['mcp-session-id']?.trim();
     // Nothing else than visible ASCII (2025-11-25, Session Management) could be sent back.
     if (given !== undefined && /^[\x21-\x7e]+$/.test(given)) {
       sessions.add(given);
@@ -247,7 +247,10 @@ interface Cursor {
 }
 
 async function* messagesOf(answer: Answer, cursor: Cursor): AsyncGenerator<Message[]> {
-  for await (const { event, data } of eventsOf(answer, cursor)) if (event === 'message') yield messagesIn(data);
+  for await (const { event, data } of eventsOf(answer, cursor)) {
+    if (event === 'endpoint') throw new NotMcp('it answers a POST with the stream of HTTP+SSE');
+    if (event === 'message') yield messagesIn(data);
+  }
 }
 
 async function* eventsOf({ body }: Answer, cursor: Cursor): AsyncGenerator<ServerEvent> {
@@ -312,6 +315,7 @@ function rpcErrorOf(text: string): RpcError | undefined {
   try {
     const json: unknown = JSON.parse(text);
     const error = isRecord(json) ? json.error : undefined;
+    if (!isRecord(json) || json.jsonrpc !== '2.0') return undefined;
     if (!isRecord(error) || !Number.isInteger(error.code)) return undefined;
     const { code, message, data } = error;
     return { code: code as number, message: typeof message === 'string' ? message : '', data };
@@ -341,7 +345,7 @@ async function aside(work: () => Promise<unknown>, mostMs = ASIDE_MS): Promise<v
 }
 
 function typeOf({ headers }: Answer): string {
-  return (headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
+  return (headers['content-type'] ?? '').split(/[;,]/, 1)[0]?.trim().toLowerCase() ?? '';
 }
 
 function notMcpType(answer: Answer): NotMcp {

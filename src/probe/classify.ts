@@ -36,7 +36,7 @@ function classifyRefusal(refused: Refused): Outcome {
   const authorization = authorizationOf(refused);
   if (authorization) return authorization;
   if (status === 429) return { kind: 'rate-limited', ...patienceFor(refused) };
-  if (/already initialized/i.test(rpc?.message ?? '')) return { kind: 'busy' };
+  if (status < 500 && /already initialized/i.test(rpc?.message ?? '')) return { kind: 'busy' };
   if (status >= 500 || REFUSALS.has(status)) return { kind: 'http-error', status, ...patienceFor(refused) };
   if (rpc?.code === INTERNAL_ERROR) return { kind: 'http-error', status: 500 };
   if (rpc && UNMET.has(rpc.code))
@@ -60,7 +60,9 @@ function classifyNetwork(cause: object, timeoutMs: number): Outcome | undefined 
   if (code === 'ETIMEDOUT') return { kind: 'timeout', afterMs: timeoutMs };
   if (UNREADABLE.has(code)) return { kind: 'not-mcp', why: `its answer is too large or malformed (${code})` };
   if (code.startsWith('HPE_')) return { kind: 'not-mcp', why: 'its answer is not HTTP' };
-  if (/CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL|^INVALID_|PATH_LENGTH|HOSTNAME/.test(code))
+  if (
+    /CERT|^ERR_SSL_|^ERR_TLS_|SELF_SIGNED|UNABLE_TO_|EPROTO|CRL|^INVALID_|PATH_LENGTH|HOSTNAME|^UNSPECIFIED$/.test(code)
+  )
     return { kind: 'tls', code };
   return undefined;
 }

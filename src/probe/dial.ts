@@ -44,6 +44,8 @@ export interface DialerOptions {
   proxy?: string | undefined;
 }
 
+/** For each of several addresses: Node gives an attempt up when it begins the next one, and one lost SYN takes 1 s. */
+const ATTEMPT_MS = 2_000;
 const MAX_PROXY_HEADER_BYTES = 16 * 1024;
 
 export function createDialer({ guard, proxy }: DialerOptions): Dialer {
@@ -100,7 +102,14 @@ async function connect(
   const answers = addresses.map(address => ({ address, family: net.isIP(address) }));
   const lookup: net.LookupFunction = (_name, _options, done) => done(null, answers);
   const host = addresses.length === 1 ? addresses[0] : name;
-  const socket = net.connect({ host, port, lookup, autoSelectFamily: true, noDelay: true });
+  const socket = net.connect({
+    host,
+    port,
+    lookup,
+    autoSelectFamily: true,
+    autoSelectFamilyAttemptTimeout: ATTEMPT_MS,
+    noDelay: true,
+  });
   await until(socket, 'connect', signal);
   return socket;
 }

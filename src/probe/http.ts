@@ -154,7 +154,8 @@ export function openExchange(options: ExchangeOptions): Exchange {
   const opened = { ca, signal: closed.signal };
   const connect = connector(counted, opened);
   const basic = { 'user-agent': userAgent, 'accept-encoding': 'identity' };
-  const headers = { ...credentials, ...basic };
+  const named = Object.entries(credentials).map(([name, value]) => [name.toLowerCase(), value]);
+  const headers: Record<string, string> = { ...basic, ...Object.fromEntries(named), 'accept-encoding': 'identity' };
 
   /** A connection over which no answer is to come: a probe needs a second one only beside a stream. */
   function lineTo(origin: string): Line {
@@ -384,12 +385,16 @@ function redirect(method: Request['method'], { url, status, headers }: Answer): 
   return next.origin === url.origin && next.username === '' && next.password === '' ? next : undefined;
 }
 
-/** Nothing is gained by compression, and it was not asked for; but some servers compress all the same. */
+/**
+ * Nothing is gained by compression, and it was not asked for; but some servers compress all the same. Others name a
+ * charset there, or nothing that exists: what they send is plain.
+ */
 function decoderOf(encoding = ''): Transform | undefined {
-  switch (encoding.trim().toLowerCase()) {
-    case '':
-    case 'identity':
-      return undefined;
+  const [only, ...others] = encoding
+    .split(',')
+    .map(name => name.trim().toLowerCase())
+    .filter(name => name !== '' && name !== 'identity');
+  switch (others.length === 0 ? only : undefined) {
     case 'gzip':
     case 'x-gzip':
       return createGunzip();
@@ -400,7 +405,7 @@ function decoderOf(encoding = ''): Transform | undefined {
     case 'zstd':
       return createZstdDecompress();
     default:
-      throw new NotMcp('its answer has an encoding that was not asked for');
+      return undefined;
   }
 }
 

@@ -14,7 +14,7 @@ import { type Exchange, openExchange, type Step } from './http.ts';
 import type { Outcome, ServerFacts, ToolFacts } from './outcome.ts';
 import { isRecord } from './rpc.ts';
 import { CredentialsMissing, type Era, type Memory, type Target } from './target.ts';
-import { cleanText } from './text.ts';
+import { cleanText, secretsIn, withoutSecrets } from './text.ts';
 import { hashTools, listTools } from './tools.ts';
 import { openWebSocket } from './websocket.ts';
 
@@ -25,6 +25,8 @@ const LEGACY: readonly [string, ...string[]] = ['2025-11-25', '2025-06-18', '202
 /** Errors that only a modern server gives: of headers, of capabilities, of versions. */
 const MODERN_ERRORS = new Set([-32020, -32021, -32022]);
 const UNSUPPORTED_VERSION = -32022;
+/** For the head of an event stream, which comes at once where there is one. */
+const MOST_GLANCE_MS = 3_000;
 /** A server that was modern once may speak both eras today. */
 const ERA_KNOWN_FOR_MS = 24 * 3_600_000;
 
@@ -86,7 +88,7 @@ export function createProbe({ dial, dialTrusted, client, userAgent, onStep }: Pr
       const found = await converse(exchange, { target, memory, client }).catch(error =>
         classify(error, target, exchange.signal),
       );
-      return await withMetadata(exchange, found, target, memory);
+      return withoutSecrets(await withMetadata(exchange, found, target, memory), secretsIn(secrets?.headers ?? {}));
     } finally {
       await exchange.close();
     }
@@ -114,18 +116,34 @@ async function converse(exchange: Exchange, circumstances: Circumstances): Promi
   if (url.protocol === 'ws:' || url.protocol === 'wss:') {
     return talk(await openWebSocket(exchange, url), channel => initialize(channel, circumstances));
   }
-  const { era } = memory;
-  if (era && performance.now() - era.learntAt < ERA_KNOWN_FOR_MS) {
-    try {
-      return await ATTEMPTS[era.kind](exchange, url, circumstances);
-    } catch (error) {
-      if (!speaksOtherwise(error)) throw error;
+  const { era, guess } = memory;
+  const isKnown = era !== undefined && performance.now() - era.learntAt < ERA_KNOWN_FOR_MS;
+  const first = isKnown ? era.kind : guess;
+  try {
+    if (first) {
+      const found = await ATTEMPTS[first](exchange, url, circumstances);
+      memory.era = isKnown ? era : { kind: first, learntAt: performance.now() };
+      return found;
     }
+  } catch (error) {
+    // It may have changed, or the guess was wrong: another probe begins at the beginning, or this one.
+    if (!isStatus(error, 429)) memory.era = undefined;
+    memory.guess = isKnown ? undefined : otherThan(first);
+    if (exchange.signal.aborted || !maySpeakOtherwise(error)) throw error;
   }
-  memory.era = undefined;
-  const [kind, found] = await detect(exchange, url, circumstances);
-  memory.era = { kind, learntAt: performance.now() };
-  return found;
+  try {
+    const [kind, found] = await detect(exchange, url, circumstances);
+    memory.era = { kind, learntAt: performance.now() };
+    return found;
+  } catch (error) {
+    // Where one era took all the time, the next probe gives all of its own to one of them.
+    memory.guess = exchange.signal.aborted ? otherThan(first) : undefined;
+    throw error;
+  }
+}
+
+function otherThan(era: Era | undefined): Era {
+  return era === 'modern' ? 'legacy' : 'modern';
 }
 
 const ATTEMPTS: Record<Era, (exchange: Exchange, url: URL, circumstances: Circumstances) => Promise<Outcome>> = {
@@ -148,43 +166,53 @@ async function talk(channel: Channel, conversation: (channel: Channel) => Promis
 /** Tries one era after the other: the newest first, as an older one may be served beside it. */
 async function detect(exchange: Exchange, url: URL, circumstances: Circumstances): Promise<[Era, Outcome]> {
   // Some servers let a request hang that they do not know: half of the time is left for one that they do.
-  const patience = AbortSignal.timeout(circumstances.target.timeoutMs / 2);
+  const halfMs = circumstances.target.timeoutMs / 2;
+  const patience = AbortSignal.timeout(halfMs);
   const limit = AbortSignal.any([exchange.signal, patience]);
   let first: unknown;
   try {
     return ['modern', await ATTEMPTS.modern(exchange, url, { ...circumstances, limit })];
   } catch (error) {
-    if (exchange.signal.aborted || !(patience.aborted || mayBeLegacy(error))) throw error;
+    if (exchange.signal.aborted || !(patience.aborted || maySpeakOtherwise(error))) throw error;
     first = error;
   }
   let second: unknown;
   try {
     return ['legacy', await ATTEMPTS.legacy(exchange, url, circumstances)];
   } catch (error) {
-    // It is modern, and was only slow.
-    if (isModernError(error) && patience.aborted)
+    const saidMore = isModernError(error) || isModernError(first) || first instanceof VersionMismatch;
+    second = (saidMore || isStatus(first, 401)) && !isStatus(error, 401) ? first : error;
+    if (exchange.signal.aborted || isStatus(error, 401, 429) || !maySpeakOtherwise(error)) throw second;
+    // It is modern, and was only slow, or its connection broke.
+    if (patience.aborted || (isModernError(error) && isReset(first)))
       return ['modern', await ATTEMPTS.modern(exchange, url, circumstances)];
-    const saidMore = isModernError(error) || first instanceof VersionMismatch || isStatus(first, 401);
-    second = saidMore && !isStatus(error, 401) ? first : error;
-    if (exchange.signal.aborted || !isStatus(error, 400, 404, 405, 406, 415, 501)) throw second;
+    if (saidMore) throw second;
   }
-  // That there is no event stream either says less than why there is no answer to a POST.
-  const stream = await getEventStream(exchange, url).catch(error => {
+  // Until 2025-06-18 any 4xx may mean that a server speaks HTTP+SSE; in the wild, anything. That there is no event stream
+  // either says less than why there is no answer to a POST.
+  const asking = getEventStream(exchange, url);
+  const stream = await soon(asking, Math.min(MOST_GLANCE_MS, halfMs / 2)).catch(error => {
+    asking.then(late => late.drop()).catch(() => {});
     throw isStatus(error, 401, 403, 429) ? error : second;
   });
   return ['sse', await talk(await openSse(exchange, stream), channel => initialize(channel, circumstances))];
 }
 
-/** 429 and what happens before HTTP say nothing of the era, and would be said again. */
-function mayBeLegacy(error: unknown): boolean {
-  if (error instanceof NotMcp || error instanceof VersionMismatch) return true;
-  if (error instanceof Refused) return error.status !== 429 && !isModernError(error);
-  return isReset(error);
+/** Rejects when a promise takes longer. */
+async function soon<T>(promise: Promise<T>, ms: number): Promise<T> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(reject, ms, new Error(`nothing for ${ms} ms`));
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-/** Whether a server that was known to speak one era seems to speak another one by now. */
-function speaksOtherwise(error: unknown): boolean {
-  return error instanceof NotMcp || isStatus(error, 200, 400, 404, 405, 406, 415, 501);
+/** Whether another era may be worth a try: 429 and what happens before HTTP would be said again. */
+function maySpeakOtherwise(error: unknown): boolean {
+  if (error instanceof NotMcp || error instanceof VersionMismatch) return true;
+  return error instanceof Refused ? error.status !== 429 : isReset(error);
 }
 
 function isModernError(error: unknown): boolean {
@@ -243,7 +271,8 @@ async function initialize(channel: Channel, circumstances: Circumstances): Promi
   const { result } = await ask(newest).catch(error => {
     // Instead of answering with a revision of its own, as it should.
     const offered = error instanceof Refused && isRecord(error.rpc?.data) ? versionsOf(error.rpc.data.supported) : [];
-    if (offered.length === 0) throw error;
+    // One that speaks newer revisions alone says so in an error, which tells that to who asked.
+    if (offered.length === 0 || offered.some(version => MODERN.includes(version as never))) throw error;
     const common = LEGACY.find(known => known !== newest && offered.includes(known));
     if (common === undefined) throw mismatch(offered);
     return ask(common);

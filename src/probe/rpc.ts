@@ -51,8 +51,8 @@ function parseMessage(json: unknown, text: string): Message {
   const { id, method, result, error } = json;
   if (typeof method === 'string')
     return 'id' in json ? { kind: 'request', id, method } : { kind: 'notification', method };
-  if (isRecord(result) && error === undefined) return { kind: 'result', id, result, text };
-  if (isRecord(error) && result === undefined && Number.isInteger(error.code)) {
+  if (isRecord(result) && isAbsent(error)) return { kind: 'result', id, result, text };
+  if (isRecord(error) && isAbsent(result) && Number.isInteger(error.code)) {
     const { code, message, data } = error;
     return {
       kind: 'error',
@@ -70,11 +70,16 @@ function parseMessage(json: unknown, text: string): Message {
 export function answerTo(id: number, messages: readonly Message[], alone: boolean): Message | undefined {
   for (const message of messages) {
     if (message.kind === 'request' || message.kind === 'notification') continue;
-    if (message.id === id) return message;
+    // Some servers make a text of it.
+    if (message.id === id || message.id === String(id)) return message;
     if (message.kind === 'error' && (message.id === null || message.id === undefined)) return message;
     if (alone) throw new NotMcp('its answer has the id of another request');
   }
   return undefined;
+}
+
+function isAbsent(value: unknown): boolean {
+  return value === undefined || value === null;
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {

@@ -33,6 +33,8 @@ export type Era = 'modern' | 'legacy' | 'sse';
 export interface Memory {
   /** How the server wanted to be spoken to, and since when that is known, in ms of performance.now(). */
   era?: { kind: Era; learntAt: number } | undefined;
+  /** Which era to try first, when all the time of the last probe went by with the other one. */
+  guess?: Era | undefined;
   /** What of its protected resource metadata (RFC 9728) is shown, and where a challenge had named it; empty where it has none. */
   metadata?: { named: string | undefined; facts: Challenge; freshUntil: number } | undefined;
   /** A digest of the credentials that were sent: others may see other tools. */

@@ -40,7 +40,7 @@ export async function listTools(
     digests.push(hash('sha256', text));
     ttlMs = Math.min(ttlMs, typeof result.ttlMs === 'number' && result.ttlMs > 0 ? result.ttlMs : 0);
     const next = result.nextCursor;
-    if (typeof next !== 'string' || next === cursor) {
+    if (typeof next !== 'string' || next === '' || next === cursor) {
       const digest = digests.join();
       const facts = digest === known?.digest ? known.facts : factsOf(tools);
       return { facts, digest, freshUntil: performance.now() + ttlMs };

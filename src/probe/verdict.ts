@@ -1,7 +1,6 @@
 /** Judges an outcome: pure, one line of meaning for each kind. */
 
 import type { Finding } from '../api/connector.ts';
-import { isTlsAlert } from './failure.ts';
 import type { Challenge, Outcome, Refusal, ServerFacts } from './outcome.ts';
 
 export interface Verdict {
@@ -198,15 +197,11 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
         `the connection to ${hostAndPort(url)} broke (${outcome.code}): check the network between, and whether the port speaks ${new URL(url).protocol}//`,
       );
     case 'tls':
-      if (isTlsAlert(outcome.code)) {
-        return unreachable(
-          'TLSInvalid',
-          `${host} ends the TLS handshake (${outcome.code}): it may want a client certificate, which probes do not have, or another version of TLS`,
-        );
-      }
       return unreachable(
         'TLSInvalid',
-        `the certificate of ${host} cannot be trusted (${outcome.code}): renew it, or name its authority in spec.probe.caBundle`,
+        outcome.code.startsWith('ERR_SSL_')
+          ? `${hostAndPort(url)} makes no TLS connection (${outcome.code}): it may want a client certificate, which probes do not have, or TLS older than 1.2, or speak none`
+          : `the certificate of ${host} cannot be trusted (${outcome.code}): renew it, or name its authority in spec.probe.caBundle`,
       );
     case 'timeout':
       return unreachable('Timeout', `${hostAndPort(url)} gave no MCP answer within ${outcome.afterMs / 1000} s`);

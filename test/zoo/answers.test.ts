@@ -111,7 +111,17 @@ describe('an answer that is encoded although identity was asked for', () => {
       server: legacyBy(compressed('identity', bytes => bytes)),
       verdict: VERIFIED,
     },
-    'in nothing that exists': { server: legacyBy(compressed('rot13', bytes => bytes)), verdict: NOT_MCP },
+    ...Object.fromEntries(
+      ['rot13', 'utf-8', 'none', 'binary', 'chunked', 'identity, identity'].map((encoding): [string, Case] => [
+        `in ${encoding}, it says, and is plain, is read`,
+        { server: legacyBy(compressed(encoding, bytes => bytes)), verdict: VERIFIED, outcome: LEGACY },
+      ]),
+    ),
+    'in gzip, identity is read': {
+      server: legacyBy(compressed('gzip, identity', gzipSync)),
+      verdict: VERIFIED,
+      outcome: LEGACY,
+    },
     'in br, so it says, and is not': { server: legacyBy(compressed('br', bytes => bytes)), verdict: NOT_MCP },
     'in gzip, so it says, and is not': { server: legacyBy(compressed('gzip', bytes => bytes)), verdict: NOT_MCP },
     'in gzip, cut off': {

@@ -164,8 +164,8 @@ describe('a session is ended though', () => {
           verdict,
           target,
           after: ({ requests }) => {
-            // What is public, such as metadata, may be asked for after the end.
-            const last = requests.findLast(({ path }) => !path.includes('.well-known'));
+            // What belongs to no session, such as metadata, may be asked for after the end.
+            const last = requests.findLast(({ verb }) => verb !== 'GET');
             expect(last?.verb).toBe('DELETE');
             expect(last?.headers['mcp-session-id']).toBe(ID);
           },
