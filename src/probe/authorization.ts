@@ -5,7 +5,7 @@ import type { Exchange } from './http.ts';
 import type { Challenge, Outcome, Refusal } from './outcome.ts';
 import { isRecord } from './rpc.ts';
 import type { Memory, Target } from './target.ts';
-import { cleanText } from './text.ts';
+import { cleanText, MAX_URL } from './text.ts';
 
 const MAX_METADATA_BYTES = 64 * 1024;
 const METADATA_KNOWN_FOR_MS = 24 * 3_600_000;
@@ -15,7 +15,6 @@ const METADATA_MISSED_FOR_MS = 600_000;
 const METADATA_MS = 3_000;
 const MAX_ISSUERS = 8;
 const MAX_SCOPES = 32;
-const MAX_URL = 2048;
 
 /** Whether a refusal is one of authorization, and the challenge that comes with it. */
 export function authorizationOf(refused: Refused): Refusal | undefined {

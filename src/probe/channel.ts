@@ -5,7 +5,7 @@ import { createParser } from 'eventsource-parser';
 import { NotMcp, Redirected, Refused, type RpcError } from './failure.ts';
 import type { Answer, Exchange } from './http.ts';
 import { answerTo, isRecord, type Message, parseMessages, type Reply } from './rpc.ts';
-import { cleanText } from './text.ts';
+import { cleanText, MAX_URL } from './text.ts';
 
 export interface Call {
   method: string;
@@ -33,7 +33,6 @@ const ASIDE_MS = 2_000;
 const NOTICE_MS = 500;
 /** One is usual; some servers begin one with each request that names none. */
 const MAX_SESSIONS = 4;
-const MAX_URL = 2048;
 /** Requests of the server itself that are answered during one probe. */
 export const MAX_REPLIES = 8;
 /** Of a stream, or a websocket: who says so much else has no answer. */

@@ -235,8 +235,8 @@ async function until(
   }
 }
 
-/** What a promise gives, unless the signal aborts before anybody could take it. */
-async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+/** What a promise gives, unless the signal aborts before anybody could take it; undici notices an abort only once connected. */
+export async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const onAbort = (): void => reject(signal.reason);
   signal.addEventListener('abort', onAbort);

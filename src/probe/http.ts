@@ -7,7 +7,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import { Client, type Dispatcher } from 'undici';
 
-import { agent, connector, type Destination, type Dialer } from './dial.ts';
+import { agent, connector, type Destination, type Dialer, unlessAborted } from './dial.ts';
 import { isReset, isTlsAlert, NotMcp } from './failure.ts';
 import { cleanText } from './text.ts';
 
@@ -280,7 +280,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
       // Bodies close late: by then the next request may have the line.
       if (line.request === request) line.request = undefined;
     };
-    const send = () => within(limit, line.client.request(request));
+    const send = () => unlessAborted(line.client.request(request), limit);
     try {
       const {
         statusCode,
@@ -362,18 +362,6 @@ let last = Promise.resolve();
 function inTurn(): Promise<void> {
   last = last.then(() => turn());
   return last;
-}
-/** Gives a request up when the signal aborts; undici itself notices only once it has a connection. */
-async function within<T>(signal: AbortSignal, asking: Promise<T>): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const abort = (): void => reject(signal.reason);
-  signal.addEventListener('abort', abort);
-  try {
-    if (signal.aborted) abort();
-    return await Promise.race([asking, promise]);
-  } finally {
-    signal.removeEventListener('abort', abort);
-  }
 }
 
 /** Where a redirect leads that may be followed: within the origin, with the same method. */

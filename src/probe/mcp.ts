@@ -317,7 +317,14 @@ async function describe(
     // It has proved to be an MCP server; that it will not list its tools now (429, a stall) does not undo that.
     if (!(error instanceof Refused)) return { kind: 'answered', server };
     const refusal = authorizationOf(error);
-    return { kind: 'answered', server, ...(refusal && { refusal }), ...patienceFor(error) };
+    const forbidden = !refusal && error.status === 403;
+    return {
+      kind: 'answered',
+      server,
+      ...(refusal && { refusal }),
+      ...(forbidden && { forbidden }),
+      ...patienceFor(error),
+    };
   }
 }
 

@@ -29,14 +29,17 @@ export interface Challenge {
 /** It wants to know on whose behalf it is asked, or that they may do more. */
 export type Refusal = { kind: 'unauthorized' | 'insufficient-scope'; challenge: Challenge | undefined };
 
-/** How long a server wants to be left alone, where it says so (Retry-After). */
+/** How long a server wants to be left alone, where it says so (Retry-After): a day at most. */
 interface Patience {
   retryAfterMs?: number | undefined;
 }
 
 export type Outcome =
-  /** `refusal`: it says who it is, but wants authorization before it shows its tools. */
-  | ({ kind: 'answered'; server: ServerFacts; refusal?: Refusal } & Patience)
+  /**
+   * `refusal`: it says who it is, but wants authorization before it shows its tools; `forbidden`: it answers 403 when it
+   * is asked for them, and not why.
+   */
+  | ({ kind: 'answered'; server: ServerFacts; refusal?: Refusal; forbidden?: true } & Patience)
   /** A server that serves one session at a time and has one already: it speaks MCP, and says no more. */
   | { kind: 'busy' }
   | Refusal

@@ -107,8 +107,6 @@ const FIRST_DOUBT_MS = 20_000;
 const FAILED_BEFORE_MS = 60_000;
 /** That failure goes on with its back-off, above that time: 5 s × 2^4 = 80 s after the next one. */
 const FAILURES_BEFORE = 4;
-/** A server may ask for no more than a day of rest. */
-const MOST_RETRY_AFTER_MS = 86_400_000;
 /** Probes are spread by ± 10 %, so that connectors that were made together drift apart. */
 const JITTER = 0.1;
 
@@ -227,7 +225,7 @@ export function createProbeScheduler(options: ProbeSchedulerOptions): ProbeSched
       member.answered = answers.get(member) ?? member.answered;
     }
     // Who is down is asked at each interval all the same: it may be up again sooner than it thought.
-    const most = judgement.conclusive && !judgement.verdict.healthy ? leastInterval(all) : MOST_RETRY_AFTER_MS;
+    const most = judgement.conclusive && !judgement.verdict.healthy ? leastInterval(all) : Number.POSITIVE_INFINITY;
     const rest = Math.min(most, judgement.retryAfterMs ?? 0);
     // Later, never sooner: others who ask this host were told the same.
     group.notBefore = now() + rest * (1 + JITTER * random());
@@ -333,7 +331,8 @@ function leastInterval(members: readonly Pick<Member, 'target'>[]): number {
 /** Whether a verdict is as good as the one before it, but for the tools, which the server would not list this time. */
 function forgetsTools({ health, verdict: before }: Standing, verdict: Verdict): boolean {
   if (health !== 'healthy' || !verdict.healthy || verdict.server?.tools) return false;
-  return before?.server?.tools !== undefined && before.authorized.reason === verdict.authorized.reason;
+  const { reason } = verdict.authorized;
+  return before?.server?.tools !== undefined && [before.authorized.reason, 'Pending'].includes(reason);
 }
 
 /** How a group goes on with one more judgement. */

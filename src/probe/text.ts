@@ -1,3 +1,6 @@
+/** Of a URL that a server names. */
+export const MAX_URL = 2048;
+
 /** Makes a server's words fit to be shown: one line, no control or invisible formatting characters, at most `most` long. */
 export function cleanText(text: unknown, most: number): string {
   const clean = String(text)

@@ -1,6 +1,7 @@
 /** Judges an outcome: pure, one line of meaning for each kind. */
 
 import type { Finding } from '../api/connector.ts';
+import { portOf } from './guard.ts';
 import type { Challenge, Outcome, Refusal, ServerFacts } from './outcome.ts';
 
 export interface Verdict {
@@ -45,7 +46,8 @@ export function judge(outcome: Outcome, circumstances: Circumstances): Judgement
 }
 
 function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judgement {
-  const { host, hostname } = new URL(url);
+  const { host, hostname, port, protocol } = new URL(url);
+  const place = `${hostname}:${portOf({ port, protocol })}`;
 
   const unreachable = (
     reason: Extract<Finding<'Reachable'>, { status: 'False' }>['reason'],
@@ -68,26 +70,28 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
       healthy: false,
     },
   });
-  const usable = (verified: string, server?: ServerFacts, refusal?: Refusal): Judgement => ({
+  const usable = (verified: string, found: Partial<Outcome & { kind: 'answered' }> = {}): Judgement => ({
     conclusive: true,
     verdict: {
       reachable: answered,
       verified: { status: 'True', reason: 'MCPVerified', message: verified },
-      ...(refusal
-        ? refused(refusal)
-        : {
-            authorized: credentials
-              ? {
-                  status: 'True',
-                  reason: 'CredentialsAccepted',
-                  message: 'the server accepts the headers of spec.probe.headers',
-                }
-              : { status: 'True', reason: 'NotRequired', message: 'the server answers without credentials' },
-            healthy: true,
-          }),
-      ...(server && { server }),
+      ...(found.refusal ? refused(found.refusal) : { authorized: admitted(found.forbidden), healthy: true }),
+      ...(found.server && { server: found.server }),
     },
   });
+  const admitted = (forbidden: true | undefined): Finding<'Authorized'> => {
+    if (!credentials)
+      return { status: 'True', reason: 'NotRequired', message: 'the server answers without credentials' };
+    if (forbidden)
+      return pendingAuthorized(
+        'the server answers 403 when it is asked for its tools: the headers of spec.probe.headers may not suffice for that',
+      );
+    return {
+      status: 'True',
+      reason: 'CredentialsAccepted',
+      message: 'the server accepts the headers of spec.probe.headers',
+    };
+  };
   /** What it means for the connector that a server wants authorization, or more of it. */
   const refused = ({ kind, challenge }: Refusal): Pick<Verdict, 'authorized' | 'healthy' | 'authorization'> => ({
     ...(credentials && kind === 'insufficient-scope'
@@ -130,7 +134,7 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
 
   switch (outcome.kind) {
     case 'answered':
-      return usable(`the server speaks MCP ${outcome.server.protocolVersion}`, outcome.server, outcome.refusal);
+      return usable(`the server speaks MCP ${outcome.server.protocolVersion}`, outcome);
     case 'busy':
       return usable('the server speaks MCP; it serves one session at a time and has one now');
     case 'unauthorized':
@@ -187,24 +191,21 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
         `the name ${hostname} does not resolve (${outcome.code}): check spec.serverUrl and the cluster's DNS`,
       );
     case 'refused':
-      return unreachable(
-        'ConnectionRefused',
-        `nothing listens at ${hostAndPort(url)}: check the port, and that the server runs`,
-      );
+      return unreachable('ConnectionRefused', `nothing listens at ${place}: check the port, and that the server runs`);
     case 'reset':
       return unreachable(
         'ConnectionReset',
-        `the connection to ${hostAndPort(url)} broke (${outcome.code}): check the network between, and whether the port speaks ${new URL(url).protocol}//`,
+        `the connection to ${place} broke (${outcome.code}): check the network between, and whether the port speaks ${protocol}//`,
       );
     case 'tls':
       return unreachable(
         'TLSInvalid',
         outcome.code.startsWith('ERR_SSL_')
-          ? `${hostAndPort(url)} makes no TLS connection (${outcome.code}): it may want a client certificate, which probes do not have, or TLS older than 1.2, or speak none`
+          ? `${place} makes no TLS connection (${outcome.code}): it may want a client certificate, which probes do not have, or TLS older than 1.2, or speak none`
           : `the certificate of ${host} cannot be trusted (${outcome.code}): renew it, or name its authority in spec.probe.caBundle`,
       );
     case 'timeout':
-      return unreachable('Timeout', `${hostAndPort(url)} gave no MCP answer within ${outcome.afterMs / 1000} s`);
+      return unreachable('Timeout', `${place} gave no MCP answer within ${outcome.afterMs / 1000} s`);
     case 'address-denied':
       return unreachable('AddressDenied', outcome.why);
     case 'credentials-missing':
@@ -214,11 +215,6 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
     default:
       return assertNever(outcome);
   }
-}
-
-function hostAndPort(url: string): string {
-  const { hostname, port, protocol } = new URL(url);
-  return `${hostname}:${port || (protocol === 'https:' || protocol === 'wss:' ? 443 : 80)}`;
 }
 
 function assertNever(value: never): never {

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Config, ConfigError, readConfig, USAGE } from '../../src/config.ts';
+import { policySchema } from '../../src/connector/policy.ts';
 
 let dir = '';
 beforeAll(() => {
@@ -44,21 +45,7 @@ describe('the settings', () => {
       workers: 16,
       podName: 'local',
       hotLoopPerMinute: 120,
-      policy: {
-        catalog: {},
-        allowedImages: [],
-        addressPolicy: {
-          allowCidrs: [],
-          allowHosts: [],
-          denyCidrs: [],
-          denyHosts: [],
-          ports: ['80', '443', '1024-65535'],
-        },
-        readSecrets: false,
-        readConfigMaps: false,
-        clusterDomain: 'cluster.local',
-        probe: { intervalSeconds: 300, timeoutSeconds: 10, concurrency: 32, perHost: 2, perHostPerSecond: 5 },
-      },
+      policy: policySchema.parse({}),
     });
   });
 

@@ -79,14 +79,8 @@ export function fakeClient(calls: Partial<KubeClient> = {}): KubeClient {
   };
 }
 
-/** Lets nothing through but public addresses, at any port. */
-export const CLOSED: AddressPolicy = {
-  allowCidrs: [],
-  allowHosts: [],
-  denyCidrs: [],
-  denyHosts: [],
-  ports: ['1-65535'],
-};
+/** Lets nothing through but public addresses, at the ports that are usual. */
+export const CLOSED: AddressPolicy = policySchema.parse({}).addressPolicy;
 
 export function makeTarget(target: Partial<Target> = {}): Target {
   return {

@@ -17,7 +17,7 @@ import {
   status,
   TOOL,
 } from './servers.ts';
-import { type After, type Case, LIMITED, testCases, VERIFIED } from './verdicts.ts';
+import { ACCEPTED, type After, type Case, LIMITED, testCases, VERIFIED } from './verdicts.ts';
 
 const listing = (answer: Answer): Script => ({ ...legacy, 'tools/list': answer });
 const tools = (...list: unknown[]): Script => listing(result({ tools: list }));
@@ -208,6 +208,12 @@ describe('a server that answers to tools/list with', () => {
     ),
   );
   testCases({
+    '403, and other credentials may be wanted': {
+      server: listing(REFUSALS['403'] as Answer),
+      target: sending({ authorization: 'Bearer a-token-of-zoo' }),
+      verdict: { ...ACCEPTED, authorized: 'Pending' },
+      after: UNLISTED,
+    },
     'nothing, for it has no tools, is not asked': {
       server: {
         ...legacy,

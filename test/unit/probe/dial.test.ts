@@ -11,14 +11,8 @@ import { agent, connector, createDialer, type Destination, InvalidCa, ProxyRefus
 import { AddressDenied, type AddressPolicy, createGuard, type Lookup } from '../../../src/probe/guard.ts';
 import { type Certificate, createAuthority, createSelfSigned } from '../../cluster/certificates.ts';
 import { closedPort } from '../../support/servers.ts';
+import { CLOSED } from '../support.ts';
 
-const CLOSED: AddressPolicy = {
-  allowCidrs: [],
-  allowHosts: [],
-  denyCidrs: [],
-  denyHosts: [],
-  ports: ['80', '443', '1024-65535'],
-};
 const LOOPBACK: AddressPolicy = { ...CLOSED, allowCidrs: ['127.0.0.0/8', '::1/128'] };
 const PUBLIC = '93.184.216.34';
 

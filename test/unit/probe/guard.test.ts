@@ -2,14 +2,8 @@ import fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
 import { describe, expect, it } from 'vitest';
 import { AddressDenied, type AddressPolicy, canonicalHost, createGuard, openGuard } from '../../../src/probe/guard.ts';
+import { CLOSED } from '../support.ts';
 
-const CLOSED: AddressPolicy = {
-  allowCidrs: [],
-  allowHosts: [],
-  denyCidrs: [],
-  denyHosts: [],
-  ports: ['80', '443', '1024-65535'],
-};
 const allow = (...allowCidrs: string[]): AddressPolicy => ({ ...CLOSED, allowCidrs });
 const allowHost = (...allowHosts: string[]): AddressPolicy => ({ ...CLOSED, allowHosts });
 /** Allows all that can be allowed. */

@@ -97,6 +97,38 @@ const CASES: Record<string, Case> = {
       },
     },
   },
+  'an MCP server that answers 403 for its tools': {
+    outcome: { kind: 'answered', server, forbidden: true },
+    expected: {
+      conclusive: true,
+      verdict: {
+        reachable: ANSWERED,
+        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        authorized: NOT_REQUIRED,
+        healthy: true,
+        server,
+      },
+    },
+  },
+  'an MCP server that answers 403 to the credentials when it is asked for its tools': {
+    outcome: { kind: 'answered', server, forbidden: true },
+    credentials: true,
+    expected: {
+      conclusive: true,
+      verdict: {
+        reachable: ANSWERED,
+        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        authorized: {
+          status: 'Unknown',
+          reason: 'Pending',
+          message:
+            'the server answers 403 when it is asked for its tools: the headers of spec.probe.headers may not suffice for that',
+        },
+        healthy: true,
+        server,
+      },
+    },
+  },
   'an MCP server that took the credentials': {
     outcome: { kind: 'answered', server },
     credentials: true,
