@@ -76,7 +76,8 @@ export function openStreamable(exchange: Exchange, target: URL): Channel {
       ...(signal && { signal }),
     });
     url = answer.url;
-    const given = answer.headers['mcp-session-id']?.trim();
+    // A proxy may have repeated it.
+    const given = answer.headers['mcp-session-id']?.split(', ', 1)[0]?.trim();
     // Nothing else than visible ASCII (2025-11-25, Session Management) could be sent back.
     if (given !== undefined && /^[\x21-\x7e]+$/.test(given)) {
       sessions.add(given);

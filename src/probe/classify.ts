@@ -9,7 +9,7 @@ import type { Target } from './target.ts';
 import { cleanText } from './text.ts';
 
 /** Where the statuses that are no MCP answer point to something else than a server of another kind. */
-const REFUSALS = new Set([403, 404, 407, 408, 410, 421, 451]);
+const REFUSALS = new Set([402, 403, 404, 407, 408, 410, 421, 451]);
 const INTERNAL_ERROR = -32603;
 /** Headers or capabilities that a modern server misses in a request. */
 const UNMET = new Set([-32020, -32021]);

@@ -289,7 +289,7 @@ export function openExchange(options: ExchangeOptions): Exchange {
       } = await send().catch(error => {
         // Servers may close a connection after any answer. Who did so just now has not seen this request, for all we
         // know, and all that a probe asks may be asked twice.
-        if (!line.proven || !isReset(error) || limit.aborted || method === 'DELETE') throw error;
+        if (!line.proven || !isReset(error) || limit.aborted) throw error;
         line.proven = false;
         return send();
       });

@@ -11,19 +11,25 @@ export function cleanText(text: unknown, most: number): string {
   return characters.length <= most ? clean : `${characters.slice(0, most - 1).join('')}…`;
 }
 
-/** What of headers nobody may see: their values, and the words of these that are long enough to be a secret. */
-export function secretsIn(headers: Readonly<Record<string, string>>): string[] {
+/**
+ * Finds what of headers nobody may see: their values, and the words of these that are long enough to be a secret, in any
+ * case and as they stand in a URL. Undefined if there is nothing.
+ */
+export function secretsIn(headers: Readonly<Record<string, string>>): RegExp | undefined {
   const words = Object.values(headers).flatMap(value => [value, ...value.split(/\s+/)]);
-  return [...new Set(words)].filter(word => word.length >= MIN_SECRET).sort((a, b) => b.length - a.length);
+  const secrets = words.flatMap(word => [word, encodeURIComponent(word)]).filter(word => word.length >= MIN_SECRET);
+  if (secrets.length === 0) return undefined;
+  const longestFirst = [...new Set(secrets)].sort((a, b) => b.length - a.length);
+  return new RegExp(longestFirst.map(RegExp.escape).join('|'), 'gi');
 }
 
 const MIN_SECRET = 8;
 
 /** The same without secrets in any text of it: a server may say back what it was sent. */
-export function withoutSecrets<T>(value: T, secrets: readonly string[]): T {
-  if (secrets.length === 0) return value;
+export function withoutSecrets<T>(value: T, secrets: RegExp | undefined): T {
+  if (!secrets) return value;
   const clean = (part: unknown): unknown => {
-    if (typeof part === 'string') return secrets.reduce((text, secret) => text.replaceAll(secret, '…'), part);
+    if (typeof part === 'string') return part.replaceAll(secrets, '…');
     if (Array.isArray(part)) return part.map(clean);
     if (typeof part !== 'object' || part === null) return part;
     return Object.fromEntries(Object.entries(part).map(([key, child]) => [key, clean(child)]));

@@ -166,6 +166,7 @@ function judgeKind(outcome: Outcome, { url, credentials }: Circumstances): Judge
       }
       if (outcome.status === 408)
         return unreachable('Timeout', `${host} answers 408: it waited for the request in vain`);
+      if (outcome.status === 402) return unreachable('Forbidden', `${host} answers 402: it wants to be paid first`);
       if (outcome.status < 500) {
         return unreachable(
           'Forbidden',

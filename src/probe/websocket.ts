@@ -55,7 +55,8 @@ export async function openWebSocket(exchange: Exchange, url: URL): Promise<Chann
       headers: Object.fromEntries(told),
       ...exchange.bodyOf(response),
     };
-    refusal(answer).then(fail, fail);
+    if (answer.status < 300) fail(new NotMcp(`it answers ${answer.status}, and opens no websocket`));
+    else refusal(answer).then(fail, fail);
   });
   socket.on('error', error =>
     fail(isNetwork(error) ? error : new NotMcp(`it opens no websocket for the subprotocol ${SUBPROTOCOL}`)),

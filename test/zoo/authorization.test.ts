@@ -118,6 +118,18 @@ describe('a server that wants authorization', () => {
       verdict: REJECTED,
       after: (_, probed) => expect(JSON.stringify(probed)).not.toContain('s3cret'),
     },
+    'and says the credentials back, in whatever spelling': {
+      server: {
+        '*': call => {
+          const back = String(call.headers.authorization);
+          const header = `Bearer scope="${back} ${back.toLowerCase()} ${encodeURIComponent(back)}"`;
+          wants(call.headers.authorization ? header : 'Bearer')(call);
+        },
+      },
+      target: sending({ authorization: 'Basic S3cret+Of/Zoo==' }),
+      verdict: REJECTED,
+      after: (_, probed) => expect(JSON.stringify(probed)).not.toMatch(/s3cret/i),
+    },
     'only of who brings credentials': {
       server: {
         '*': call => (call.headers.authorization ? wants('Bearer') : (legacy[call.method] ?? status(405)))(call),

@@ -325,6 +325,7 @@ const UPGRADES: Record<string, [() => Promise<Animal>, Case['verdict'], Case['ta
   '301 elsewhere': [http({ GET: status(301, { location: 'https://example.com/?s3cret' }) }), REDIRECTED],
   '307 to itself': [http({ GET: status(307, { location: '/mcp' }) }), REDIRECTED],
   '200 and a page (no websocket there)': [http({ GET: status(200, { 'content-type': 'text/html' }, '<h1>') }), NOT_MCP],
+  '200 and an answer that never ends': [http({ GET: call => void call.response.writeHead(200).write(' ') }), NOT_MCP],
   '405, for it is Streamable HTTP': [http(legacy), NOT_MCP],
   '101 and a wrong key': [
     raw(
