@@ -11,16 +11,19 @@ export function cleanText(text: unknown, most: number): string {
   return characters.length <= most ? clean : `${characters.slice(0, most - 1).join('')}…`;
 }
 
-/**
- * Finds what of headers nobody may see: their values, and the words of these that are long enough to be a secret, in any
- * case and as they stand in a URL. Undefined if there is nothing.
- */
-export function secretsIn(headers: Readonly<Record<string, string>>): RegExp | undefined {
-  const words = Object.values(headers).flatMap(value => [value, ...value.split(/\s+/)]);
-  const secrets = words.flatMap(word => [word, encodeURIComponent(word)]).filter(word => word.length >= MIN_SECRET);
+/** Finds any of some values that are long enough to be a secret, in any case and as they stand in a URL; undefined if none is. */
+export function masking(values: readonly string[]): RegExp | undefined {
+  const secrets = values
+    .flatMap(value => [value, encodeURIComponent(value.toWellFormed())])
+    .filter(({ length }) => length >= MIN_SECRET);
   if (secrets.length === 0) return undefined;
   const longestFirst = [...new Set(secrets)].sort((a, b) => b.length - a.length);
   return new RegExp(longestFirst.map(RegExp.escape).join('|'), 'gi');
+}
+
+/** The same of headers, whose values may hold a scheme beside the secret. */
+export function secretsIn(headers: Readonly<Record<string, string>>): RegExp | undefined {
+  return masking(Object.values(headers).flatMap(value => [value, ...value.split(/\s+/)]));
 }
 
 const MIN_SECRET = 8;

@@ -1,0 +1,213 @@
+/**
+ * The bridge: runs in the Pod of a server that speaks MCP over stdio, starts it, and serves it over Streamable HTTP.
+ * `node bridge.mjs [options] -- COMMAND [ARGUMENT…]`
+ */
+
+import { parseArgs } from 'node:util';
+import packageJson from '../../package.json' with { type: 'json' };
+import { startEndpoint } from './http.ts';
+import { createLog, type Log } from './log.ts';
+import { isRecord, LEGACY } from './messages.ts';
+import { createPeer, type Peer } from './peer.ts';
+import { type Message, startProcess } from './process.ts';
+import { createSessions } from './sessions.ts';
+import { createStateless, type Introduction } from './stateless.ts';
+import { supervise } from './supervise.ts';
+
+const USAGE = `bridge [options] -- COMMAND [ARGUMENT…]
+
+  --port PORT            port to serve at (8000)
+  --path PATH            path of MCP (/mcp)
+  --stateless            one process for all clients, instead of one for each session
+  --max-sessions NUMBER  sessions at a time (32)
+  --idle SECONDS         how long a session may be idle (900)
+  --plain NAME           a variable of the environment that is no secret (again for more)
+`;
+
+export interface BridgeOptions {
+  command: readonly [string, ...string[]];
+  port: number;
+  host?: string;
+  path: string;
+  stateless: boolean;
+  maxSessions: number;
+  idleMs: number;
+  log: Log;
+}
+
+export interface Bridge {
+  port: number;
+  /** Why the server cannot be used, or undefined. */
+  trouble(): string | undefined;
+  /** Rejects with why, when it is no use to go on. */
+  done: Promise<void>;
+  /** Answers what is in hand, ends the server and all connections. */
+  stop(): Promise<void>;
+}
+
+/** The server's first answer may need packages and caches to be loaded. */
+const INITIALIZE_MS = 60_000;
+/** What is in hand may take so long at the end: less than the Pod's grace. */
+const DRAIN_MS = 15_000;
+
+export async function startBridge(options: BridgeOptions): Promise<Bridge> {
+  const { command, port, host, path, log } = options;
+  const stopping = new AbortController();
+  const { signal } = stopping;
+
+  const start = (onMessage: (message: Message) => void): Peer => {
+    let noise = 0;
+    const onLine = (line: string, from: 'stderr' | 'stdout'): void => {
+      if (from === 'stdout' && noise++ === 0)
+        log.warn('the server says on stdout what is no MCP message: it is logged, and not passed on');
+      log.line(line);
+    };
+    return createPeer(take => startProcess({ command, onMessage: take, onLine }), onMessage);
+  };
+
+  /** Starts a server and introduces the bridge to it. */
+  async function begin(): Promise<{ peer: Peer; introduction: Introduction }> {
+    // Nobody is there whom the server could ask.
+    const peer: Peer = start(message => {
+      if (!('id' in message)) return;
+      const answer =
+        message.method === 'ping' ? { result: {} } : { error: { code: -32601, message: 'Method not found' } };
+      peer.tell({ jsonrpc: '2.0', id: message.id, ...answer });
+    });
+    try {
+      const late = AbortSignal.any([signal, AbortSignal.timeout(INITIALIZE_MS)]);
+      const clientInfo = { name: 'personal-connector-bridge', version: packageJson.version };
+      const params = { protocolVersion: LEGACY[0], capabilities: {}, clientInfo };
+      const answer = await peer.ask({ method: 'initialize', params }, { signal: late }).catch(error => {
+        if (!late.aborted) throw error;
+        throw new Error(`it did not answer initialize within ${INITIALIZE_MS / 1000} s`);
+      });
+      if ('error' in answer) throw new Error(`it answers initialize with an error: ${JSON.stringify(answer.error)}`);
+      if (!isRecord(answer.result)) throw new Error('its answer to initialize is no result');
+      peer.tell({ jsonrpc: '2.0', method: 'notifications/initialized' });
+      return { peer, introduction: answer.result };
+    } catch (error) {
+      await peer.end();
+      throw error;
+    }
+  }
+
+  const onFailure = (why: string, waitMs: number): void =>
+    log.warn(`the server is not there: ${why}; starting it again`, { waitSeconds: waitMs / 1000 });
+
+  /** One server for all. */
+  function serveStateless() {
+    let serving: Awaited<ReturnType<typeof begin>> | undefined;
+    const attempt = async (): Promise<{ over: Promise<string> }> => {
+      const begun = await begin();
+      serving = begun;
+      const over = begun.peer.ended.finally(() => {
+        serving = undefined;
+      });
+      return { over };
+    };
+    const supervisor = supervise({ attempt, onFailure, signal });
+    const handler = createStateless({
+      server: () => serving ?? { trouble: supervisor.trouble() ?? 'the server starts' },
+    });
+    return { handler, supervisor, close: async () => void (await serving?.peer.end()) };
+  }
+
+  /** One for each session; whether it answers at all is tried out before the first, and when one did not. */
+  function serveSessions() {
+    let suspect = Promise.withResolvers<string>();
+    /** Of the one that was tried out. */
+    let ending: Promise<void> | undefined;
+    const attempt = async (): Promise<{ over: Promise<string> }> => {
+      const { peer } = await begin();
+      suspect = Promise.withResolvers();
+      ending = peer.end();
+      return { over: suspect.promise };
+    };
+    const supervisor = supervise({ attempt, onFailure, signal });
+    const { maxSessions: most, idleMs } = options;
+    const handler = createSessions({ start, most, idleMs, onStillborn: why => suspect.resolve(why) });
+    return { handler, supervisor, close: async () => void (await Promise.all([handler.close(), ending])) };
+  }
+
+  const { handler, supervisor, close } = options.stateless ? serveStateless() : serveSessions();
+  let isStopping = false;
+  const trouble = (): string | undefined => (isStopping ? 'the bridge is stopping' : supervisor.trouble());
+  const endpoint = await startEndpoint({
+    port,
+    host,
+    path,
+    handler,
+    trouble,
+    onError: error =>
+      log.warn(`a request could not be served: ${error instanceof Error ? error.stack : String(error)}`),
+  });
+  return {
+    port: endpoint.port,
+    trouble,
+    done: supervisor.done.catch(async error => {
+      await close();
+      throw new Error(`the server is of no use: ${error instanceof Error ? error.message : String(error)}`);
+    }),
+    async stop() {
+      isStopping = true;
+      await endpoint.close(DRAIN_MS);
+      stopping.abort();
+      await close();
+    },
+  };
+}
+
+function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: string[] } {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      port: { type: 'string', default: '8000' },
+      path: { type: 'string', default: '/mcp' },
+      stateless: { type: 'boolean', default: false },
+      'max-sessions': { type: 'string', default: '32' },
+      idle: { type: 'string', default: '900' },
+      plain: { type: 'string', multiple: true, default: [] },
+    },
+  });
+  const [program, ...rest] = positionals;
+  if (program === undefined) throw new Error('no command is given');
+  const number = (name: 'port' | 'max-sessions' | 'idle'): number => {
+    const value = Number(values[name]);
+    if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} ${values[name]}: give a whole number`);
+    return value;
+  };
+  return {
+    command: [program, ...rest],
+    port: number('port'),
+    path: values.path,
+    stateless: values.stateless,
+    maxSessions: number('max-sessions'),
+    idleMs: number('idle') * 1000,
+    plain: values.plain,
+  };
+}
+
+if (import.meta.main) {
+  let log: Log | undefined;
+  try {
+    const { plain, ...options } = readOptions(process.argv.slice(2));
+    log = createLog(process.env, plain);
+    const bridge = await startBridge({ ...options, log });
+    log.info('serving', { port: bridge.port, path: options.path, stateless: options.stateless });
+    const stop = async (signal: string): Promise<void> => {
+      log?.info('stopping', { signal });
+      await bridge.stop();
+      process.exit(0);
+    };
+    process.once('SIGTERM', stop);
+    process.once('SIGINT', stop);
+    await bridge.done;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    if (log) log.fatal(why);
+    else process.stderr.write(`bridge: ${why}\n\n${USAGE}`);
+    process.exit(1);
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * A process for each session, of a server that keeps what concerns one client alone. All passes as it is, both ways, in
+ * the revision that client and server agree on; revisions without sessions are not served.
+ */
+
+import type { IncomingMessage } from 'node:http';
+import type { Handler, Reply } from './http.ts';
+import { type ClientRequest, CODES, LEGACY, Refusal } from './messages.ts';
+import { type Peer, refusalOf, unavailable } from './peer.ts';
+import type { Message } from './process.ts';
+
+export interface SessionsOptions {
+  /** Starts a server of its own for a session; it gets what the server says unasked. */
+  start: (onMessage: (message: Message) => void) => Peer;
+  most: number;
+  /** A session that was not used for so long is ended. */
+  idleMs: number;
+  /** Told when a server ended before it answered its first request. */
+  onStillborn: (why: string) => void;
+}
+
+export interface Sessions extends Handler {
+  /** Ends all sessions. */
+  close(): Promise<void>;
+  size(): number;
+}
+
+interface Session {
+  id: string;
+  peer: Peer;
+  /** What ends a request that runs, by the client's id of it; and its reply. */
+  running: Map<string | number, { cancel: AbortController; reply: Reply }>;
+  /** The stream for what the server says unasked. */
+  stream: Reply | undefined;
+  /** What the server said while there was no stream to say it in. */
+  unsaid: Message[];
+  usedAt: number;
+  idle: NodeJS.Timeout | undefined;
+}
+
+/** Requests of one session that run at a time. */
+const MAX_PENDING = 64;
+const MAX_UNSAID = 256;
+/** When there is no room for one more, a session that was not used for so long makes some. */
+const EVICT_AFTER_MS = 30_000;
+
+export function createSessions({ start, most, idleMs, onStillborn }: SessionsOptions): Sessions {
+  const sessions = new Map<string, Session>();
+  /** Servers that are to be ended, or begin: they count, too. */
+  const all = new Set<Peer>();
+
+  function sessionOf(headers: IncomingMessage['headers']): Session {
+    const id = headers['mcp-session-id'];
+    if (id === undefined)
+      throw new Refusal(400, CODES.invalidRequest, 'the header Mcp-Session-Id is missing: begin with initialize');
+    const session = sessions.get(String(id));
+    if (!session)
+      throw new Refusal(404, CODES.sessionNotFound, 'there is no such session: begin a new one with initialize');
+    use(session);
+    return session;
+  }
+
+  function use(session: Session): void {
+    session.usedAt = performance.now();
+    clearTimeout(session.idle);
+    session.idle = setTimeout(() => {
+      if (isBusy(session)) use(session);
+      else void remove(session);
+    }, idleMs);
+    session.idle.unref();
+  }
+
+  async function remove(session: Session): Promise<void> {
+    clearTimeout(session.idle);
+    sessions.delete(session.id);
+    session.stream?.close();
+    session.stream = undefined;
+    await session.peer.end();
+  }
+
+  function makeRoom(): void {
+    if (all.size < most) return;
+    const [oldest] = [...sessions.values()].filter(session => !isBusy(session)).sort((a, b) => a.usedAt - b.usedAt);
+    if (!oldest || performance.now() - oldest.usedAt < EVICT_AFTER_MS)
+      throw unavailable(`all of ${most} sessions are in use: end one with DELETE, or try again later`);
+    all.delete(oldest.peer);
+    void remove(oldest);
+  }
+
+  /** Begins a session, which there is once the server has agreed to it. */
+  async function initialize({ id, method, params }: ClientRequest, reply: Reply): Promise<void> {
+    makeRoom();
+    const peer = start(message => deliver(session, message));
+    const session: Session = {
+      id: crypto.randomUUID(),
+      peer,
+      running: new Map(),
+      stream: undefined,
+      unsaid: [],
+      usedAt: performance.now(),
+      idle: undefined,
+    };
+    all.add(peer);
+    void peer.ended.then(() => {
+      all.delete(peer);
+      if (sessions.get(session.id) === session) void remove(session);
+    });
+    try {
+      const answer = await peer.ask({ method, params }, { signal: reply.gone });
+      if ('result' in answer) {
+        sessions.set(session.id, session);
+        use(session);
+        reply.end({ jsonrpc: '2.0', id, ...answer }, { 'mcp-session-id': session.id });
+        return;
+      }
+      void peer.end();
+      reply.end({ jsonrpc: '2.0', id, ...answer });
+    } catch (error) {
+      void peer.end();
+      if (reply.gone.aborted) return;
+      const refusal = refusalOf(error);
+      if (refusal !== error) onStillborn(String((error as Error).message));
+      throw refusal;
+    }
+  }
+
+  async function ask(session: Session, { id, method, params }: ClientRequest, reply: Reply): Promise<void> {
+    if (session.running.has(id))
+      throw new Refusal(400, CODES.invalidRequest, `a request with the id ${id} runs already`);
+    if (session.running.size >= MAX_PENDING) throw unavailable(`${MAX_PENDING} requests of this session run already`);
+    const cancel = new AbortController();
+    session.running.set(id, { cancel, reply });
+    // What waits may well be what this request is about.
+    flush(session, reply);
+    try {
+      const onProgress = (message: Message): void => void reply.event(message);
+      const answer = await session.peer.ask({ method, params }, { signal: cancel.signal, onProgress });
+      reply.end({ jsonrpc: '2.0', id, ...answer });
+    } catch (error) {
+      if (!cancel.signal.aborted) throw refusalOf(error);
+      reply.close();
+    } finally {
+      session.running.delete(id);
+      use(session);
+    }
+  }
+
+  return {
+    async post(message, headers, reply) {
+      if (message.kind === 'request' && message.method === 'initialize') return initialize(message, reply);
+      checkVersion(headers, message.kind === 'request');
+      const session = sessionOf(headers);
+      if (message.kind === 'request') return ask(session, message, reply);
+      if (message.kind === 'notification' && message.method === 'notifications/cancelled') {
+        const { requestId, reason } = message.params ?? {};
+        const why = new DOMException(String(reason ?? 'cancelled by the client'), 'AbortError');
+        session.running.get(requestId as string | number)?.cancel.abort(why);
+      } else {
+        session.peer.tell(message.raw);
+      }
+      reply.close();
+    },
+    listen(headers, reply) {
+      const session = sessionOf(headers);
+      // The newest one counts: a client whose connection broke does not wait until that is noticed here.
+      session.stream?.close();
+      session.stream = reply;
+      reply.gone.addEventListener('abort', () => {
+        if (session.stream === reply) session.stream = undefined;
+      });
+      flush(session, reply);
+    },
+    hush() {
+      for (const session of sessions.values()) {
+        session.stream?.close();
+        session.stream = undefined;
+      }
+    },
+    async remove(headers) {
+      await remove(sessionOf(headers));
+    },
+    async close() {
+      for (const session of sessions.values()) void remove(session);
+      await Promise.all([...all].map(peer => peer.end()));
+    },
+    size: () => all.size,
+  };
+}
+
+function isBusy({ running, stream }: Session): boolean {
+  return running.size > 0 || stream !== undefined;
+}
+
+/**
+ * Passes on what the server says unasked. Over stdio nothing tells what it belongs to: requests and log messages are most
+ * likely about the request that runs, all else about none.
+ */
+function deliver(session: Session, message: Message): void {
+  const replies = [...session.running.values()].map(({ reply }) => reply).reverse();
+  const streams = session.stream ? [session.stream] : [];
+  const isAbout = 'id' in message || message.method === 'notifications/message';
+  const places = isAbout ? [...replies, ...streams] : [...streams, ...replies];
+  if (places.some(place => place.event(message))) return;
+  if (session.unsaid.length < MAX_UNSAID) session.unsaid.push(message);
+  else if ('id' in message) {
+    const error = { code: CODES.server, message: 'the client does not listen' };
+    session.peer.tell({ jsonrpc: '2.0', id: message.id, error });
+  }
+}
+
+function flush(session: Session, reply: Reply): void {
+  while (session.unsaid[0] && reply.event(session.unsaid[0])) session.unsaid.shift();
+}
+
+/** Revisions without sessions are told apart by their header. Throws Refusal. */
+function checkVersion(headers: IncomingMessage['headers'], isRequest: boolean): void {
+  const version = headers['mcp-protocol-version'];
+  if (version === undefined || LEGACY.includes(String(version))) return;
+  if (!isRequest) throw new Refusal(400, CODES.invalidRequest, `the revision ${version} is not served`);
+  // No error of the newest era: a client that speaks both takes this for a server of the earlier one, as it should.
+  throw new Refusal(400, CODES.server, `the revision ${version} is not served: begin a session with initialize`);
+}

@@ -1,0 +1,62 @@
+/** Keeps a server running: starts it again with back-off when it ends, and gives up when that is no use. */
+
+export interface SupervisorOptions {
+  /**
+   * Starts the server and resolves when it has answered; `over` then resolves with why that is not so any more. Rejects
+   * when it does not answer.
+   */
+  attempt: () => Promise<{ over: Promise<string> }>;
+  /** Told of each failure, and how long it waits before the next attempt. */
+  onFailure: (why: string, waitMs: number) => void;
+  signal: AbortSignal;
+}
+
+const FIRST_WAIT_MS = 500;
+const MOST_WAIT_MS = 30_000;
+/** About 15 s of trying: after that the kubelet's own back-off, and its word in the status, are of more use. */
+const MOST_FAILURES = 5;
+/** Who has run for so long is no failure when it ends: its count begins anew. */
+const SOUND_AFTER_MS = 30_000;
+
+export interface Supervisor {
+  /** Whether the server answers; else, why not. */
+  trouble(): string | undefined;
+  /** Rejects when it gives up: at once if the server never answered, after several failures in a row if it had. */
+  done: Promise<void>;
+}
+
+export function supervise({ attempt, onFailure, signal }: SupervisorOptions): Supervisor {
+  let trouble: string | undefined = 'the server has not answered yet';
+
+  async function keep(): Promise<void> {
+    let hasAnswered = false;
+    let failures = 0;
+    while (!signal.aborted) {
+      const startedAt = performance.now();
+      try {
+        const { over } = await attempt();
+        hasAnswered = true;
+        trouble = undefined;
+        trouble = await over;
+      } catch (error) {
+        trouble = error instanceof Error ? error.message : String(error);
+      }
+      if (signal.aborted) return;
+      failures = performance.now() - startedAt > SOUND_AFTER_MS ? 1 : failures + 1;
+      if (!hasAnswered || failures > MOST_FAILURES) throw new Error(trouble);
+      const waitMs = Math.min(MOST_WAIT_MS, FIRST_WAIT_MS * 2 ** (failures - 1));
+      onFailure(trouble, waitMs);
+      await pause(waitMs, signal);
+    }
+  }
+
+  return { trouble: () => trouble, done: keep() };
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener('abort', () => resolve(), { once: true });
+  await promise;
+  clearTimeout(timer);
+}

@@ -1,0 +1,247 @@
+import { describe, expect, it } from 'vitest';
+import { type Client, calling, INITIALIZE, type Message, rpc, start, until } from './support.ts';
+
+const META = {
+  'io.modelcontextprotocol/protocolVersion': '2026-07-28',
+  'io.modelcontextprotocol/clientInfo': { name: 'test', version: '1' },
+  'io.modelcontextprotocol/clientCapabilities': {},
+};
+
+/** A request of the newest revision, with the headers that repeat it. */
+function modern(
+  client: Client,
+  message: ReturnType<typeof rpc>,
+  options: Parameters<Client['post']>[2] = {},
+  more = {},
+) {
+  const { params = {} } = message as { params?: Message };
+  const name = params.name ?? params.uri;
+  return client.post(
+    { ...message, params: { ...params, _meta: { ...META, ...params._meta } } },
+    {
+      'mcp-protocol-version': '2026-07-28',
+      'mcp-method': message.method,
+      ...(name !== undefined && { 'mcp-name': name }),
+      ...more,
+    },
+    options,
+  );
+}
+
+const SHARED = { stateless: true };
+
+describe('a client of an earlier revision', () => {
+  it('is introduced without asking the server again, in its own revision', async () => {
+    await using bridge = await start(SHARED);
+    const { answer, session } = await bridge.client.initialize({ ...INITIALIZE, protocolVersion: '2025-03-26' });
+    expect(answer.messages[0]?.result).toMatchObject({
+      protocolVersion: '2025-03-26',
+      serverInfo: { name: 'fixture', version: '1.0.0' },
+      instructions: 'Be kind.',
+      // What needs a session is not offered.
+      capabilities: { tools: {}, resources: {} },
+      asked: { clientInfo: { name: 'personal-connector-bridge' } },
+    });
+    expect(answer.messages[0]?.result.capabilities).toEqual({ tools: {}, resources: {} });
+    const pid = await bridge.client.call(session, 'pid');
+    expect(await bridge.client.call((await bridge.client.initialize()).session, 'pid')).toBe(pid);
+  });
+
+  it('gets the newest of them for one that nobody knows', async () => {
+    await using bridge = await start(SHARED);
+    const { answer } = await bridge.client.initialize({ ...INITIALIZE, protocolVersion: '2031-01-01' });
+    expect(answer.messages[0]?.result.protocolVersion).toBe('2025-11-25');
+  });
+
+  it('needs no session, and may go on with one that another Pod gave it', async () => {
+    await using bridge = await start(SHARED);
+    expect(await bridge.client.call({}, 'echo', { a: 1 })).toEqual({ a: 1 });
+    expect(await bridge.client.call({ 'mcp-session-id': 'of-another-pod' }, 'echo', { a: 2 })).toEqual({ a: 2 });
+    expect((await bridge.client.send('DELETE', { 'mcp-session-id': 'of-another-pod' })).status).toBe(204);
+    expect((await bridge.client.send('GET', { accept: 'text/event-stream' })).status).toBe(405);
+  });
+
+  it('is answered with its own id, also when others have the same', async () => {
+    await using bridge = await start(SHARED);
+    const answers = await Promise.all(
+      Array.from({ length: 50 }, (_, n) => bridge.client.post({ ...calling('echo', { n }), id: 1 })),
+    );
+    expect(answers.map(({ messages: [message] }) => [message?.id, message?.result.value.n])).toEqual(
+      Array.from({ length: 50 }, (_, n) => [1, n]),
+    );
+  });
+
+  it('gets the progress of its own call', async () => {
+    await using bridge = await start(SHARED);
+    const call = calling('progress', {}, { progressToken: 0 });
+    const answers = await Promise.all([bridge.client.post(call), bridge.client.post(call)]);
+    for (const { messages } of answers)
+      expect(messages.map(({ params }) => params?.progressToken)).toEqual([0, 0, undefined]);
+  });
+
+  it('cancels its own call, and no other one of that id', async () => {
+    await using bridge = await start(SHARED);
+    const call = calling('wait');
+    const [mine, other] = [{ 'mcp-session-id': 'mine' }, { 'mcp-session-id': 'other' }];
+    const waiting = bridge.client.post(call, mine);
+    const others = bridge.client.post(call, other);
+    const cancelled = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: call.id } };
+    let over = 0;
+    void waiting.then(() => {
+      over += 1;
+    });
+    await until(async () => {
+      await bridge.client.post(cancelled, mine);
+      return over === 1;
+    });
+    expect((await waiting).messages).toEqual([]);
+    await until(async () => (await bridge.client.call({}, 'count')) === 2);
+    await bridge.client.post(cancelled, other);
+    await others;
+  });
+
+  it.each(['logging/setLevel', 'resources/subscribe'])('is told that %s is not served', async method => {
+    await using bridge = await start(SHARED);
+    const { status, messages } = await bridge.client.post(rpc(method, {}));
+    expect([status, messages[0]?.error?.code]).toEqual([200, -32601]);
+  });
+
+  it('is answered a ping, and every notification taken', async () => {
+    await using bridge = await start(SHARED);
+    expect((await bridge.client.post(rpc('ping'))).messages[0]?.result).toEqual({});
+    for (const method of ['notifications/initialized', 'notifications/roots/list_changed', 'notifications/cancelled'])
+      expect((await bridge.client.post({ jsonrpc: '2.0', method })).status).toBe(202);
+  });
+});
+
+describe('a client of the newest revision', () => {
+  it('discovers what the server is', async () => {
+    await using bridge = await start(SHARED);
+    const { status, messages, headers } = await modern(bridge.client, rpc('server/discover'));
+    expect(status).toBe(200);
+    expect(headers['mcp-session-id']).toBeUndefined();
+    expect(messages[0]?.result).toEqual({
+      resultType: 'complete',
+      supportedVersions: ['2026-07-28', '2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05', '2024-10-07'],
+      capabilities: { tools: {}, resources: {} },
+      instructions: 'Be kind.',
+      asked: expect.anything(),
+      ttlMs: 0,
+      cacheScope: 'private',
+      _meta: { 'io.modelcontextprotocol/serverInfo': { name: 'fixture', version: '1.0.0' } },
+    });
+  });
+
+  it('lists and calls tools of a server that knows only earlier ones', async () => {
+    await using bridge = await start(SHARED);
+    const list = await modern(bridge.client, rpc('tools/list'));
+    expect(list.messages[0]?.result).toMatchObject({
+      resultType: 'complete',
+      ttlMs: 0,
+      cacheScope: 'private',
+      tools: [{ name: 'echo', 'x-own': 1 }],
+    });
+    const call = calling('echo', { a: 1 }, { progressToken: 't', traceparent: '00-1' });
+    const { messages } = await modern(bridge.client, call);
+    // The server sees nothing of a revision that it does not know.
+    expect(messages[0]?.result).toMatchObject({
+      resultType: 'complete',
+      value: { a: 1 },
+      meta: { traceparent: '00-1', progressToken: expect.any(Number) },
+    });
+    expect(messages[0]?.result).not.toHaveProperty('ttlMs');
+  });
+
+  it('gets progress on the stream of its call', async () => {
+    await using bridge = await start(SHARED);
+    const { messages } = await modern(bridge.client, calling('progress', {}, { progressToken: 'mine' }));
+    expect(messages.map(({ params }) => params?.progressToken)).toEqual(['mine', 'mine', undefined]);
+  });
+
+  it('cancels a call by going away', async () => {
+    await using bridge = await start(SHARED);
+    const leaving = new AbortController();
+    const waiting = modern(bridge.client, calling('wait'), { signal: leaving.signal });
+    await modern(bridge.client, calling('count'));
+    leaving.abort();
+    await expect(waiting).rejects.toThrow();
+    await until(async () => Number(await bridge.client.call({}, 'count')) >= 3);
+  });
+
+  it.each(['initialize', 'ping', 'logging/setLevel', 'subscriptions/listen', 'resources/subscribe', 'own/method'])(
+    'is told with 404 that %s is not served',
+    async method => {
+      await using bridge = await start(SHARED);
+      const { status, messages } = await modern(bridge.client, rpc(method));
+      expect([status, messages[0]?.error?.code]).toEqual([404, -32601]);
+    },
+  );
+
+  it.each<[string, object]>([
+    ['another method', { 'mcp-method': 'tools/list' }],
+    ['another name', { 'mcp-name': 'other' }],
+    ['another version', { 'mcp-protocol-version': '2025-11-25' }],
+    ['no name that can be read', { 'mcp-name': '=?base64?w6Q=?=' }],
+  ])('is refused when its headers say %s', async (_name, headers) => {
+    await using bridge = await start(SHARED);
+    const { status, messages } = await modern(bridge.client, calling('echo'), {}, headers);
+    if ('mcp-protocol-version' in headers) expect(status).toBe(200);
+    else expect([status, messages[0]?.error?.code]).toEqual([400, -32020]);
+  });
+
+  it('may encode a name', async () => {
+    await using bridge = await start(SHARED);
+    const { messages } = await modern(
+      bridge.client,
+      calling('echo', { a: 1 }),
+      {},
+      { 'mcp-name': '=?base64?ZWNobw==?=' },
+    );
+    expect(messages[0]?.result.value).toEqual({ a: 1 });
+  });
+
+  it('of a revision to come is told which there are', async () => {
+    await using bridge = await start(SHARED);
+    const { status, messages } = await bridge.client.post(rpc('tools/list'), { 'mcp-protocol-version': '2031-01-01' });
+    expect([status, messages[0]?.error?.code]).toEqual([400, -32022]);
+    expect(messages[0]?.error.data).toMatchObject({
+      requested: '2031-01-01',
+      supported: expect.arrayContaining(['2026-07-28']),
+    });
+  });
+});
+
+describe('the server', () => {
+  it('that ends is started again; who waits is told, and others to wait', async () => {
+    await using bridge = await start(SHARED);
+    const before = await bridge.client.call({}, 'pid');
+    const waiting = bridge.client.post(calling('wait'));
+    process.kill(Number(before), 'SIGKILL');
+    const { status, messages } = await waiting;
+    expect([status, messages[0]?.error?.message]).toEqual([
+      200,
+      'the server ended before it answered: it was ended by SIGKILL',
+    ]);
+    const meanwhile = await bridge.client.post(rpc('tools/list'));
+    expect([meanwhile.status, meanwhile.headers['retry-after']]).toEqual([503, '1']);
+    expect(meanwhile.messages[0]?.error?.message).toBe('it was ended by SIGKILL');
+    expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
+    await until(() => bridge.trouble() === undefined);
+    expect(await bridge.client.call({}, 'pid')).not.toBe(before);
+    expect(bridge.logged.join('')).toContain('the server is not there: it was ended by SIGKILL; starting it again');
+  });
+
+  it('cannot ask a client, and is told so', async () => {
+    await using bridge = await start(SHARED);
+    const { messages } = await bridge.client.post(calling('ask', { method: 'sampling/createMessage' }));
+    expect(messages[0]?.result.value).toEqual({ error: { code: -32601, message: 'Method not found' } });
+    const ping = await bridge.client.post(calling('ask', { method: 'ping' }));
+    expect(ping.messages[0]?.result.value).toEqual({ result: {} });
+  });
+
+  it('speaks to nobody unasked', async () => {
+    await using bridge = await start(SHARED);
+    const { messages } = await bridge.client.post(calling('tell', { method: 'notifications/message' }));
+    expect(messages).toHaveLength(1);
+  });
+});
