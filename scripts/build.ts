@@ -1,17 +1,18 @@
-/** `npm run build`: bundles the operator into one file that runs on a bare Node. */
-import { rmSync, statSync } from 'node:fs';
+/** `npm run build`: bundles the operator and its bridge into a file each that runs on a bare Node. */
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { build } from 'esbuild';
 
 const root = dirname(import.meta.dirname);
 
-/** Writes dist/operator.mjs and gives its path. */
+/** Writes dist/operator.mjs and dist/bridge.mjs, and gives their folder. */
 export async function bundle(): Promise<string> {
-  const outfile = join(root, 'dist', 'operator.mjs');
-  rmSync(dirname(outfile), { recursive: true, force: true });
+  const outdir = join(root, 'dist');
+  rmSync(outdir, { recursive: true, force: true });
   await build({
-    entryPoints: [join(root, 'src', 'main.ts')],
-    outfile,
+    entryPoints: { operator: join(root, 'src', 'main.ts'), bridge: join(root, 'src', 'bridge', 'main.ts') },
+    outdir,
+    outExtension: { '.js': '.mjs' },
     bundle: true,
     platform: 'node',
     target: 'node26',
@@ -24,10 +25,11 @@ export async function bundle(): Promise<string> {
       js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
     },
   });
-  return outfile;
+  return outdir;
 }
 
 if (import.meta.main) {
-  const file = await bundle();
-  console.log(`${file}: ${(statSync(file).size / 1e6).toFixed(2)} MB`);
+  const dir = await bundle();
+  for (const name of readdirSync(dir).filter(name => name.endsWith('.mjs')))
+    console.log(`${join(dir, name)}: ${(statSync(join(dir, name)).size / 1e6).toFixed(2)} MB`);
 }

@@ -1,13 +1,16 @@
 /** `npm run generate`: derives the types, the chart's CRD template and the reference pages from their sources. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { load } from 'js-yaml';
+import { dump, load } from 'js-yaml';
 import { compile, type JSONSchema } from 'json-schema-to-typescript';
+import { z } from 'zod';
 import { CONDITIONS, REASONS } from '../src/api/connector.ts';
+import { catalogEntrySchema } from '../src/connector/catalog.ts';
 import { reliabilityPage } from './reliability.ts';
 
 const root = dirname(import.meta.dirname);
 const CRD = 'crds/personalconnectors.connectors.aitronos.com.yaml';
+const VALUES = 'charts/personal-connector-operator/values.yaml';
 
 /** Names of the interfaces that code refers to; every other object is inlined where it stands. */
 const TITLES: Record<string, string> = {
@@ -55,6 +58,7 @@ export async function generate(): Promise<Record<string, string>> {
     'charts/personal-connector-operator/templates/crd.yaml': chartTemplate(text),
     'docs/reference/personalconnector.md': fieldsPage({ spec, status }),
     'docs/reference/conditions.md': conditionsPage(),
+    'docs/reference/catalog.md': catalogPage(),
     'docs/reliability.md': reliabilityPage(NOTICE),
   };
 }
@@ -124,6 +128,24 @@ function typeOf({ type, enum: values, items, additionalProperties, format, ...re
   if (type === 'array' && items) return `list of ${typeOf(items)}`;
   if (typeof additionalProperties === 'object') return `map of ${typeOf(additionalProperties as Structural)}`;
   return format === 'date-time' ? 'time' : String(type ?? 'any');
+}
+
+function catalogPage(): string {
+  const { properties = {}, required } = z.toJSONSchema(catalogEntrySchema, { io: 'input' }) as Structural;
+  const values = load(readFileSync(join(root, VALUES), 'utf8')) as { catalog: object };
+  const rows = Object.entries(properties).flatMap(([name, schema]) =>
+    fields(name, { ...schema, properties: {} }, required?.includes(name) ?? false),
+  );
+  return [
+    NOTICE,
+    '# The catalog',
+    'An `aitronos_built` connector needs to say no more than its `connectorId`: the catalog says how its server is run. The catalog is the value `catalog` of the chart, connectorId → entry. **Bold** fields are required.',
+    ['| field | type | meaning |', '| --- | --- | --- |', ...rows].join('\n'),
+    'An entry that is not valid keeps no other one from being used: connectors that name it have `Accepted` False, `CatalogEntryMissing`, with a message that names the field, and the operator says so in its log when it starts. An entry of your own replaces those fields of one of the chart that it names; `null` removes an entry.',
+    '## In the chart',
+    `\`\`\`yaml\n${dump(values.catalog, { lineWidth: 120 })}\`\`\``,
+    '',
+  ].join('\n\n');
 }
 
 function conditionsPage(): string {

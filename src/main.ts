@@ -7,6 +7,7 @@ import packageJson from '../package.json' with { type: 'json' };
 import { ANNOTATION, OPERATOR } from './api/connector.ts';
 import { keyOf } from './api/meta.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
+import { isBad } from './connector/catalog.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
 import {
@@ -138,6 +139,11 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     signal: hard.signal,
     onError: error => log.warn({ error: describeError(error) }, 'an Event could not be written'),
   });
+
+  for (const [connectorId, entry] of Object.entries(policy.catalog)) {
+    if (isBad(entry))
+      log.error({ connectorId, fault: entry.fault }, 'an entry of the catalog is not valid: it is not served');
+  }
 
   const stores = createStores();
   const enqueue = (key: string, priority: Priority, cause: string): void => wake(key, cause, priority);

@@ -21,6 +21,8 @@ export const PERSONAL_CONNECTORS = {
 export const OPERATOR = 'personal-connector-operator';
 export const FIELD_MANAGER = OPERATOR;
 export const STATUS_FIELD_MANAGER = `${OPERATOR}-status`;
+/** Of the number of Pods, where the spec leaves it to others: written once, at both ends of a maintenance. */
+export const SCALE_FIELD_MANAGER = `${OPERATOR}-scale`;
 
 export const LABEL = {
   name: 'app.kubernetes.io/name',
@@ -36,6 +38,8 @@ export const ANNOTATION = {
   recheck: 'connectors.aitronos.com/recheck',
   /** On a child: hash of what the operator last applied, so that a field which is no longer wanted shows as a change. */
   applied: 'connectors.aitronos.com/applied',
+  /** On a Deployment in maintenance: how many Pods it had, and is to have again. Empty afterwards. */
+  resume: 'connectors.aitronos.com/replicas-before-maintenance',
 } as const;
 
 type Status = Condition['status'];

@@ -53,7 +53,7 @@ export interface PersonalConnectorSpec {
    */
   serverUrl?: string;
   /**
-   * How the MCP server speaks: `http` (Streamable HTTP, or HTTP+SSE of 2024-11-05), `websocket` (with the subprotocol mcp, which is outside the specification of MCP; official and custom only), or `stdio` (aitronos_built only). Absent, the catalog's entry decides, else http. This version of the operator does not host stdio servers yet; it says InvalidSpec to them.
+   * How the MCP server speaks: `http` (Streamable HTTP, or HTTP+SSE of 2024-11-05), `websocket` (with the subprotocol mcp, which is outside the specification of MCP; official and custom only), or `stdio` (aitronos_built only: a bridge in the server's Pod serves it over http). Absent, the catalog's entry decides, else http.
    */
   serverType?: 'http' | 'websocket' | 'stdio';
   /**

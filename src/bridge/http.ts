@@ -2,6 +2,7 @@
 
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { READY_PATH } from './layout.ts';
 import { type ClientMessage, CODES, Refusal, readMessage } from './messages.ts';
 
 /** What serves the messages. Each function may throw a Refusal. */
@@ -50,7 +51,6 @@ export interface Endpoint {
   close(mostMs: number): Promise<void>;
 }
 
-export const READY_PATH = '/.bridge/ready';
 const MAX_BODY_BYTES = 8 * 2 ** 20;
 const MAX_CONNECTIONS = 1_024;
 /** A client that does not read its stream is cut off. */
@@ -58,12 +58,18 @@ const MAX_UNREAD_BYTES = 16 * 2 ** 20;
 /** An answer that takes longer begins as a stream: clients and proxies give up on what says nothing. */
 const QUIET_MS = 5_000;
 const KEEPALIVE_MS = 15_000;
+/**
+ * At the end, connections that are kept alive are closed by their next answer: one that is closed by us may carry a
+ * request at that very moment. Who has sent none for so long is not about to.
+ */
+const LINGER_MS = 3_000;
+const LOOK_MS = 50;
 
 export async function startEndpoint(options: EndpointOptions): Promise<Endpoint> {
   const { port, host, path, handler, trouble, onError } = options;
 
   let inHand = 0;
-  /** Set when the endpoint closes; resolves when nothing is in hand. */
+  /** Set when the endpoint closes: looks whether it can. */
   let drained: (() => void) | undefined;
 
   async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -141,10 +147,18 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
     port: (server.address() as AddressInfo).port,
     async close(mostMs) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      drained = resolve;
-      const late = setTimeout(resolve, mostMs);
+      const lingers = Date.now() + LINGER_MS;
       handler.hush?.();
-      if (inHand > 0) await promise;
+      drained = () => {
+        server.getConnections((_error, count) => {
+          if (inHand === 0 && (count === 0 || Date.now() >= lingers)) resolve();
+        });
+      };
+      const look = setInterval(drained, LOOK_MS);
+      const late = setTimeout(resolve, mostMs);
+      drained();
+      await promise;
+      clearInterval(look);
       clearTimeout(late);
       const closed = new Promise(done => server.close(done));
       server.closeAllConnections();

@@ -3,9 +3,11 @@
  * `node bridge.mjs [options] -- COMMAND [ARGUMENT…]`
  */
 
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import packageJson from '../../package.json' with { type: 'json' };
 import { startEndpoint } from './http.ts';
+import { inject } from './inject.ts';
 import { createLog, type Log } from './log.ts';
 import { isRecord, LEGACY } from './messages.ts';
 import { createPeer, type Peer } from './peer.ts';
@@ -15,6 +17,7 @@ import { createStateless, type Introduction } from './stateless.ts';
 import { supervise } from './supervise.ts';
 
 const USAGE = `bridge [options] -- COMMAND [ARGUMENT…]
+bridge inject FOLDER       copies it, with the Node that it runs on, to where a container of any image can start it
 
   --port PORT            port to serve at (8000)
   --path PATH            path of MCP (/mcp)
@@ -192,6 +195,11 @@ function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: stri
 if (import.meta.main) {
   let log: Log | undefined;
   try {
+    const [command, folder] = process.argv.slice(2);
+    if (command === 'inject' && folder !== undefined) {
+      inject(folder, fileURLToPath(import.meta.url));
+      process.exit(0);
+    }
     const { plain, ...options } = readOptions(process.argv.slice(2));
     log = createLog(process.env, plain);
     const bridge = await startBridge({ ...options, log });

@@ -60,12 +60,13 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
     });
   }
 
-  async function apply(connector: PersonalConnector, { type, object }: Desired, signal: AbortSignal): Promise<void> {
+  async function apply(connector: PersonalConnector, wish: Desired, signal: AbortSignal): Promise<void> {
+    const { type, object, fieldManager = FIELD_MANAGER } = wish;
     const store = stores[type.kind as ChildKind];
     const project = projectChild(type);
     const send = async (precondition: { uid: string } | { resourceVersion: string }): Promise<Child> => {
       const intent: Declared = { ...object, metadata: { ...object.metadata, ...precondition } };
-      const child = project(await client.apply(type, intent, { fieldManager: FIELD_MANAGER }, signal));
+      const child = project(await client.apply(type, intent, { fieldManager }, signal));
       store.written(child);
       if (holds(child, object)) futile.delete(child.metadata.uid);
       else futile.set(child.metadata.uid, fingerprint(object, child));

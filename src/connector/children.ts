@@ -51,7 +51,16 @@ export interface Deployment extends Child {
 
 export interface ContainerState {
   waiting?: { reason?: string; message?: string };
-  terminated?: { exitCode?: number; reason?: string };
+  terminated?: { exitCode?: number; reason?: string; message?: string };
+}
+
+export interface ContainerStatus {
+  name: string;
+  ready: boolean;
+  restartCount: number;
+  image: string;
+  state?: ContainerState;
+  lastState?: ContainerState;
 }
 
 /** What tells why a Pod does not run. */
@@ -59,14 +68,8 @@ export interface Pod extends KubeObject {
   status: {
     phase?: string;
     conditions?: { type: string; status: string; reason?: string; message?: string }[];
-    containerStatuses?: {
-      name: string;
-      ready: boolean;
-      restartCount: number;
-      image: string;
-      state?: ContainerState;
-      lastState?: ContainerState;
-    }[];
+    initContainerStatuses?: ContainerStatus[];
+    containerStatuses?: ContainerStatus[];
   };
 }
 
@@ -212,7 +215,7 @@ export const projectChild =
   });
 
 export function projectPod(raw: Raw): Pod {
-  const { phase, conditions, containerStatuses } = (raw.status ?? {}) as Pod['status'];
+  const { phase, conditions, initContainerStatuses, containerStatuses } = (raw.status ?? {}) as Pod['status'];
   const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels = {} } = raw.metadata;
   const kept = Object.entries(labels).filter(([name]) => name === LABEL.connector || name === TEMPLATE_HASH);
   return {
@@ -230,6 +233,7 @@ export function projectPod(raw: Raw): Pod {
     status: {
       ...(phase && { phase }),
       ...(conditions && { conditions }),
+      ...(initContainerStatuses && { initContainerStatuses }),
       ...(containerStatuses && { containerStatuses }),
     },
   };

@@ -1,9 +1,17 @@
 /** The objects that a hosted server needs, complete and in one place: pure functions of the connector and its settings. */
 
-import { LABEL, OPERATOR, PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts';
+import {
+  ANNOTATION,
+  LABEL,
+  OPERATOR,
+  PERSONAL_CONNECTORS,
+  type PersonalConnector,
+  SCALE_FIELD_MANAGER,
+} from '../api/connector.ts';
 import type { HostingSpec, Resources } from '../api/generated.ts';
 import type { Declared, ObjectMeta } from '../api/meta.ts';
-import { DEPLOYMENTS, NETWORK_POLICIES, SERVICES, withHash } from './children.ts';
+import { BRIDGE_COMMAND, BRIDGE_DIR, INJECT_COMMAND, READY_PATH } from '../bridge/layout.ts';
+import { DEPLOYMENTS, type Deployment, NETWORK_POLICIES, SERVICES, withHash } from './children.ts';
 import { labelValue, selectorLabels } from './names.ts';
 import type { Desired } from './plan.ts';
 
@@ -17,6 +25,11 @@ export interface Settings {
   port: number;
   /** The operator's namespace, from which probes come; undefined when it runs outside of the cluster. */
   operatorNamespace: string | undefined;
+  /** What serves a stdio server over HTTP in its Pod; undefined for one that speaks HTTP itself. */
+  bridge: Bridge | undefined;
+  path: string;
+  /** Whether any Pod may answer any request. */
+  stateless: boolean;
   command: string[];
   args: string[];
   env: NonNullable<HostingSpec['env']>;
@@ -24,33 +37,75 @@ export interface Settings {
   resources: Resources;
   /** Absent leaves the number to Kubernetes, an autoscaler or a person. */
   replicas: number | undefined;
+  /** Has no Pods for now. */
+  paused: boolean;
   imagePullSecrets: NonNullable<HostingSpec['imagePullSecrets']>;
   nodeSelector: Record<string, string> | undefined;
   tolerations: NonNullable<HostingSpec['tolerations']>;
   allowFrom: NonNullable<HostingSpec['allowFrom']>;
 }
 
+export interface Bridge {
+  /** That brings it. */
+  image: string;
+  maxSessions: number;
+  idleSeconds: number;
+}
+
 /** The name of the server's port and container. */
 const PORT_NAME = 'mcp';
 const CONTAINER = 'server';
 
-/** The children of a hosted connector, in the order in which they are made. */
-export function desiredChildren(connector: PersonalConnector, settings: Settings): Desired[] {
+/** The children of a hosted connector, in the order in which they are made. `live`: its Deployment, if there is one. */
+export function desiredChildren(connector: PersonalConnector, settings: Settings, live?: Deployment): Desired[] {
   return [
-    { type: DEPLOYMENTS, object: withHash(deployment(connector, settings)) },
+    ...scale(connector, settings, live),
+    { type: DEPLOYMENTS, object: withHash(deployment(connector, settings, live)) },
     { type: SERVICES, object: withHash(service(connector, settings)) },
     { type: NETWORK_POLICIES, object: withHash(networkPolicy(connector, settings)) },
   ];
 }
 
-function deployment(connector: PersonalConnector, settings: Settings): Declared & { spec: object } {
+/**
+ * The number of Pods at both ends of a maintenance, where others set it at all other times: as a field manager of its own,
+ * so that the number stays when it is not declared any more. It is the first wish: the Deployment's must not take it away.
+ */
+function scale(
+  { metadata }: PersonalConnector,
+  { replicas, paused, deployment }: Settings,
+  live?: Deployment,
+): Desired[] {
+  if (replicas !== undefined || live?.metadata.name !== deployment) return [];
+  const before = live.metadata.annotations?.[ANNOTATION.resume] ?? '';
+  const now = live.spec.replicas ?? 1;
+  if (!paused && before === '') return [];
+  const object = {
+    apiVersion: 'apps/v1',
+    kind: DEPLOYMENTS.kind,
+    metadata: {
+      name: deployment,
+      namespace: metadata.namespace,
+      annotations: { [ANNOTATION.resume]: paused ? String(now > 0 ? now : before || 1) : '' },
+    },
+    spec: { replicas: paused ? 0 : Number(before) },
+  };
+  return [{ type: DEPLOYMENTS, object, fieldManager: SCALE_FIELD_MANAGER }];
+}
+
+function deployment(
+  connector: PersonalConnector,
+  settings: Settings,
+  live: Deployment | undefined,
+): Declared & { spec: object } {
   const labels = labelsOf(connector, settings);
+  // One that is made in maintenance has no Pods from the start.
+  const replicas = settings.paused && (settings.replicas !== undefined || !live) ? 0 : settings.replicas;
   return {
     apiVersion: 'apps/v1',
     kind: DEPLOYMENTS.kind,
     metadata: meta(connector, settings.deployment, labels),
     spec: {
-      ...(settings.replicas !== undefined && { replicas: settings.replicas }),
+      ...(replicas !== undefined && { replicas }),
       revisionHistoryLimit: 3,
       progressDeadlineSeconds: 300,
       // A new Pod serves before the old one goes: no gap, also with one replica.
@@ -63,16 +118,23 @@ function deployment(connector: PersonalConnector, settings: Settings): Declared 
 
 /** A Pod that meets the Pod Security Standard `restricted`, without rights in the cluster and with a read-only root. */
 function podSpec(settings: Settings): object {
-  const { image, command, args, port, env, envFrom, resources } = settings;
+  const { image, bridge, port, env, envFrom, resources } = settings;
   const { imagePullSecrets, nodeSelector, tolerations } = settings;
+  const [command, args] = bridge
+    ? [[...BRIDGE_COMMAND], bridgeArgs(bridge, settings)]
+    : [settings.command, settings.args];
+  const probe = bridge ? { httpGet: { path: READY_PATH, port: PORT_NAME } } : { tcpSocket: { port: PORT_NAME } };
   return {
     automountServiceAccountToken: false,
     enableServiceLinks: false,
     securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
+    // Whatever a stdio server leaves behind is reaped by the Pod's first process, as it is by no bridge.
+    ...(bridge && { shareProcessNamespace: true }),
     terminationGracePeriodSeconds: 30,
     ...(imagePullSecrets.length > 0 && { imagePullSecrets }),
     ...(nodeSelector && Object.keys(nodeSelector).length > 0 && { nodeSelector }),
     ...(tolerations.length > 0 && { tolerations }),
+    ...(bridge && { initContainers: [bridgeInjector(bridge)] }),
     containers: [
       {
         name: CONTAINER,
@@ -84,21 +146,61 @@ function podSpec(settings: Settings): object {
         ...(env.length > 0 && { env }),
         ...(envFrom.length > 0 && { envFrom }),
         resources,
-        securityContext: {
-          allowPrivilegeEscalation: false,
-          readOnlyRootFilesystem: true,
-          capabilities: { drop: ['ALL'] },
-        },
-        volumeMounts: [{ name: 'tmp', mountPath: '/tmp' }],
+        securityContext: CONFINED,
+        volumeMounts: [
+          { name: 'tmp', mountPath: '/tmp' },
+          ...(bridge ? [{ name: 'bridge', mountPath: BRIDGE_DIR, readOnly: true }] : []),
+        ],
+        // Who is on the way to this Pod while it ends still finds it.
+        lifecycle: { preStop: { sleep: { seconds: 5 } } },
         // The kubelet keeps the last lines of a crash, so that nobody needs a right to read logs.
         terminationMessagePolicy: 'FallbackToLogsOnError',
-        // MCP servers answer POST only, so the kubelet looks at the port; whether MCP is spoken there, the probe tells.
-        startupProbe: { tcpSocket: { port: PORT_NAME }, periodSeconds: 1, failureThreshold: 120 },
-        readinessProbe: { tcpSocket: { port: PORT_NAME }, periodSeconds: 5, failureThreshold: 2 },
+        // MCP servers answer POST only, so the kubelet looks at the port; whether MCP is spoken there, the probe tells. The
+        // bridge knows whether its server has answered.
+        startupProbe: { ...probe, periodSeconds: 1, failureThreshold: 120 },
+        readinessProbe: { ...probe, periodSeconds: 5, failureThreshold: 2 },
       },
     ],
-    volumes: [{ name: 'tmp', emptyDir: { sizeLimit: '256Mi' } }],
+    volumes: [
+      { name: 'tmp', emptyDir: { sizeLimit: '256Mi' } },
+      ...(bridge ? [{ name: 'bridge', emptyDir: { sizeLimit: '256Mi' } }] : []),
+    ],
   };
+}
+
+const CONFINED = {
+  allowPrivilegeEscalation: false,
+  readOnlyRootFilesystem: true,
+  capabilities: { drop: ['ALL'] },
+};
+
+/** Copies the bridge, with its own Node, from the operator's image to where the server's container finds it. */
+function bridgeInjector({ image }: Bridge): object {
+  return {
+    name: 'bridge',
+    image,
+    imagePullPolicy: pullPolicy(image),
+    command: [...INJECT_COMMAND],
+    resources: { requests: { cpu: '10m', memory: '64Mi' }, limits: { cpu: '1', memory: '256Mi' } },
+    securityContext: CONFINED,
+    volumeMounts: [{ name: 'bridge', mountPath: BRIDGE_DIR }],
+    terminationMessagePolicy: 'FallbackToLogsOnError',
+  };
+}
+
+function bridgeArgs(bridge: Bridge, { port, path, stateless, command, args, env }: Settings): string[] {
+  // What the manifest shows is no secret: the bridge need not keep it out of the log.
+  const plain = env.filter(({ valueFrom }) => !valueFrom).map(({ name }) => name);
+  return [
+    ...['--port', String(port), '--path', path],
+    ...(stateless
+      ? ['--stateless']
+      : ['--max-sessions', String(bridge.maxSessions), '--idle', String(bridge.idleSeconds)]),
+    ...plain.flatMap(name => ['--plain', name]),
+    '--',
+    ...command,
+    ...args,
+  ];
 }
 
 /**
@@ -119,6 +221,8 @@ function service(connector: PersonalConnector, settings: Settings): Declared & {
     spec: {
       type: 'ClusterIP',
       selector: selectorLabels(connector.metadata),
+      // A session lives in one Pod: also while a rollout has two of them.
+      sessionAffinity: settings.stateless ? 'None' : 'ClientIP',
       ports: [{ name: PORT_NAME, port: settings.servicePort, targetPort: PORT_NAME, protocol: 'TCP' }],
     },
   };

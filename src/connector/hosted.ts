@@ -3,11 +3,13 @@
 import type { Finding, PersonalConnector } from '../api/connector.ts';
 import { ANNOTATION } from '../api/connector.ts';
 import type { HostingSpec, Resources } from '../api/generated.ts';
+import { type CatalogEntry, isBad } from './catalog.ts';
 import { type Child, type Deployment, type Pod, TEMPLATE_HASH } from './children.ts';
 import { desiredChildren, type Settings } from './desired.ts';
+import { lastWords } from './last-words.ts';
 import { childName, credentialsSecret } from './names.ts';
 import { ACCEPTED, type Context, type Progress, rejected, type Strategy } from './plan.ts';
-import { type CatalogEntry, imageAllowed } from './policy.ts';
+import { imageAllowed } from './policy.ts';
 
 const DEFAULT_RESOURCES: Resources = {
   requests: { cpu: '50m', memory: '128Mi' },
@@ -15,17 +17,17 @@ const DEFAULT_RESOURCES: Resources = {
 };
 
 export const hosted: Strategy = {
-  plan(connector, context) {
+  plan(connector, context, live) {
     const settings = settle(connector, context);
     if ('reason' in settings)
       return { accepted: settings, children: undefined, serverUrl: undefined, serverType: undefined };
-    const { serverType, path, service, servicePort } = settings;
+    const { path, service, servicePort } = settings;
     const host = `${service}.${connector.metadata.namespace}.svc.${context.policy.clusterDomain}`;
     return {
       accepted: ACCEPTED,
-      children: desiredChildren(connector, settings),
+      children: desiredChildren(connector, settings, live),
       serverUrl: serviceUrl(`http://${host}:${servicePort}`, path),
-      serverType,
+      serverType: 'http',
     };
   },
 
@@ -43,15 +45,11 @@ export const hosted: Strategy = {
   },
 };
 
-type Served = Settings & { serverType: 'http'; path: string };
-
 /** Puts the catalog's entry and the spec together, or says why that cannot be served. */
-function settle({ metadata, spec }: PersonalConnector, context: Context): Served | Finding<'Accepted'> {
+function settle({ metadata, spec }: PersonalConnector, context: Context): Settings | Finding<'Accepted'> {
   const { policy, operatorNamespace } = context;
   const hosting: HostingSpec = spec.hosting ?? {};
-  const entry: CatalogEntry | undefined = Object.hasOwn(policy.catalog, spec.connectorId)
-    ? policy.catalog[spec.connectorId]
-    : undefined;
+  const entry = Object.hasOwn(policy.catalog, spec.connectorId) ? policy.catalog[spec.connectorId] : undefined;
 
   if (!entry && !hosting.image) {
     const known = Object.keys(policy.catalog).sort().slice(0, 20).join(', ') || 'none';
@@ -60,11 +58,24 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
       `spec.connectorId ${JSON.stringify(spec.connectorId)} is not in the operator's catalog (known: ${known}): use one of these, have the operator's admin add it, or set spec.hosting.image`,
     );
   }
+  if (entry && isBad(entry)) {
+    return rejected(
+      'CatalogEntryMissing',
+      `spec.connectorId ${JSON.stringify(spec.connectorId)}: its entry in the operator's catalog is not valid (${entry.fault}): have the operator's admin mend it`,
+    );
+  }
   const serverType = spec.serverType ?? entry?.serverType ?? 'http';
-  if (serverType !== 'http') {
+  if (serverType === 'websocket') {
     return rejected(
       'InvalidSpec',
-      `spec.serverType ${serverType} cannot be hosted by this version of the operator: use an image that serves http`,
+      'spec.serverType websocket cannot be hosted: use an image that speaks http or stdio, or a connector of type custom',
+    );
+  }
+  // Of its own image the catalog knows better.
+  if (entry && !hosting.image && serverType !== entry.serverType) {
+    return rejected(
+      'InvalidSpec',
+      `spec.serverType ${serverType}: the catalog's ${spec.connectorId} speaks ${entry.serverType}: remove the field`,
     );
   }
   const port = hosting.port ?? entry?.port ?? 8000;
@@ -81,6 +92,21 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
       `spec.hosting.${chosen.join(', ')}: the image ${JSON.stringify(image)} matches nothing in allowedImages: have the operator's admin add it there, or remove ${chosen.length === 1 ? 'the field' : 'the fields'}`,
     );
   }
+  const command = hosting.command ?? entry?.command ?? [];
+  const bridge = serverType === 'stdio' ? policy.bridgeImage : undefined;
+  if (serverType === 'stdio' && command.length === 0) {
+    return rejected(
+      'InvalidSpec',
+      'spec.hosting.command must name the program of a stdio server, such as [node, /app/server.js]: the operator cannot see what its image would start',
+    );
+  }
+  if (serverType === 'stdio' && bridge === undefined) {
+    return rejected(
+      'InvalidSpec',
+      "spec.serverType stdio cannot be hosted: have the operator's admin set bridgeImage to the operator's image",
+    );
+  }
+  const { stateless = false, maxSessions = 16, idleSeconds = 900 } = hosting.image ? {} : (entry ?? {});
   return {
     deployment: childName(metadata.name),
     service: address?.service ?? childName(metadata.name),
@@ -89,13 +115,15 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Served
     version: spec.version ?? (hosting.image ? imageTag(hosting.image) : tag),
     port,
     path: address?.path ?? hosting.path ?? entry?.path ?? '/mcp',
-    serverType,
     operatorNamespace,
-    command: hosting.command ?? entry?.command ?? [],
+    bridge: bridge === undefined ? undefined : { image: bridge, maxSessions, idleSeconds },
+    stateless,
+    command,
     args: hosting.args ?? entry?.args ?? [],
     ...environment(metadata.name, hosting, entry),
     resources: hosting.resources ?? entry?.resources ?? DEFAULT_RESOURCES,
-    replicas: spec.lifecycle === 'maintenance' ? 0 : hosting.replicas,
+    replicas: hosting.replicas,
+    paused: spec.lifecycle === 'maintenance',
     imagePullSecrets: hosting.imagePullSecrets ?? [],
     nodeSelector: hosting.nodeSelector,
     tolerations: hosting.tolerations ?? [],
@@ -263,6 +291,8 @@ function newest(pods: readonly Pod[]): Pod[] {
     .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
 }
 
+const OUT_OF_MEMORY = 'it needs more memory than spec.hosting.resources.limits gives it';
+
 /** Why a Pod will not become ready by waiting alone, or undefined. */
 function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
   if (metadata.deletionTimestamp) return undefined;
@@ -275,7 +305,7 @@ function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
       .replaceAll(/\b\d+ (?=node)/g, '');
     return found('False', 'Unschedulable', `no node can take Pod ${metadata.name}: ${why || 'see its events'}`);
   }
-  for (const container of status.containerStatuses ?? []) {
+  for (const container of [...(status.initContainerStatuses ?? []), ...(status.containerStatuses ?? [])]) {
     const { reason, message = '' } = container.state?.waiting ?? {};
     switch (reason) {
       case 'ErrImagePull':
@@ -300,10 +330,11 @@ function podTrouble({ metadata, status }: Pod): DeploymentState | undefined {
     // Between two crashes a container runs for a while: until it is ready, the last crash is what matters.
     const ended = container.state?.terminated ?? container.lastState?.terminated;
     if (!container.ready && ended && (container.restartCount > 0 || reason === 'CrashLoopBackOff')) {
+      const why = ended.reason === 'OOMKilled' ? OUT_OF_MEMORY : lastWords(ended.message ?? '') || 'see its log';
       return found(
         'False',
         'CrashLooping',
-        `Pod ${metadata.name}: the server ends again and again, last with exit code ${ended.exitCode ?? 'unknown'} (${ended.reason ?? 'Error'}): see its log`,
+        `Pod ${metadata.name}: the ${container.name} ends again and again, last with exit code ${ended.exitCode ?? 'unknown'} (${ended.reason ?? 'Error'}): ${why}`,
       );
     }
   }

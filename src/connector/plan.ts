@@ -17,6 +17,8 @@ export interface Context {
 export interface Desired {
   type: ResourceType;
   object: Declared;
+  /** Who applies it, where that is not the manager of all that the operator makes. */
+  fieldManager?: string;
 }
 
 /** What is to be, by the spec and the policy alone. */
@@ -51,7 +53,8 @@ export interface Progress {
 }
 
 export interface Strategy {
-  plan(connector: PersonalConnector, context: Context): Plan;
+  /** `live`: its Deployment, if there is one. */
+  plan(connector: PersonalConnector, context: Context, live?: Deployment): Plan;
   progress(observed: Observed): Progress;
 }
 

@@ -1,34 +1,13 @@
 /** What the operator's admin decides: the catalog, which images and addresses are allowed, and the defaults of probes. */
 
 import { z } from 'zod';
-
-const quantities = z.record(z.string(), z.union([z.string(), z.number()]));
-
-/** One aitronos_built connector: how to host the server that `connectorId` names. */
-const catalogEntry = z.strictObject({
-  /** Image without tag. */
-  image: z.string().regex(/^([^\s@]+\/)?[^\s@:/]+$/, 'must be an image without tag, digest or spaces'),
-  /** Tag to run when spec.version is absent. */
-  defaultVersion: z.string().regex(/^[\w][\w.-]{0,127}$/, 'must be an image tag'),
-  /** What the server speaks; this version of the operator hosts http only. */
-  serverType: z.enum(['http']).default('http'),
-  port: z.int().min(1).max(65535).default(8000),
-  path: z.string().startsWith('/').default('/mcp'),
-  command: z.array(z.string()).optional(),
-  args: z.array(z.string()).optional(),
-  env: z.record(z.string(), z.string()).default({}),
-  /** Keys of the connector's Secret that the server cannot do without; each becomes an environment variable. */
-  requiredSecretKeys: z.array(z.string().min(1)).default([]),
-  resources: z.strictObject({ requests: quantities.exactOptional(), limits: quantities.exactOptional() }).optional(),
-});
-
-export type CatalogEntry = z.infer<typeof catalogEntry>;
+import { catalogSchema } from './catalog.ts';
 
 const seconds = z.number().positive();
 
 /** The file that the chart mounts. Everything is optional: an absent file means an empty catalog and a closed network. */
 export const policySchema = z.strictObject({
-  catalog: z.record(z.string(), catalogEntry).default({}),
+  catalog: catalogSchema.prefault({}),
   /** Patterns of images that spec.hosting.image may name; `*` stands for anything. */
   allowedImages: z.array(z.string().min(1)).default([]),
   addressPolicy: z
@@ -45,6 +24,8 @@ export const policySchema = z.strictObject({
   readSecrets: z.boolean().default(false),
   /** The same for ConfigMaps (`rbac.readConfigMaps`). */
   readConfigMaps: z.boolean().default(false),
+  /** Image that brings the bridge into the Pods of stdio servers: the operator's own. Without one they cannot be hosted. */
+  bridgeImage: z.string().optional(),
   clusterDomain: z.string().min(1).default('cluster.local'),
   probe: z
     .strictObject({

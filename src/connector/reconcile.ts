@@ -60,7 +60,8 @@ export function createReconciler({
 
   /** What should be, by the spec, the policy and the other connectors alone. */
   function decide(connector: PersonalConnector): Plan {
-    const plan = strategyOf(connector).plan(connector, context);
+    const live = stores.children.Deployment.byIndex('owner', connector.metadata.uid)[0] as Deployment | undefined;
+    const plan = strategyOf(connector).plan(connector, context, live);
     const conflict = checkIdentifier(connector, stores.connectors);
     return conflict ? { ...plan, accepted: conflict, children: undefined } : plan;
   }

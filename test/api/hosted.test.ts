@@ -179,6 +179,42 @@ describe('a hosted connector', () => {
     expect((await cluster.get<Deployment>(DEPLOYMENTS, 'sleeps')).spec.replicas).toBe(1);
   });
 
+  it('has as many Pods after a maintenance as somebody else gave it before', async () => {
+    await cluster.applyConnector('resumes', spec('resumes'));
+    await cluster.untilReady('resumes', 'True', 'Ready');
+    await meddle(DEPLOYMENTS, 'resumes', { spec: { replicas: 3 } });
+    const replicasOf = async (): Promise<number | undefined> =>
+      (await cluster.get<Deployment>(DEPLOYMENTS, 'resumes')).spec.replicas;
+    await cluster.until<Deployment>(DEPLOYMENTS, 'resumes', found => found?.spec.replicas === 3);
+    await cluster.applyConnector('resumes', spec('resumes', { lifecycle: 'maintenance' }));
+    await cluster.untilReady('resumes', 'True', 'Maintenance');
+    await cluster.until<Deployment>(DEPLOYMENTS, 'resumes', found => found?.spec.replicas === 0);
+    await cluster.applyConnector('resumes', spec('resumes'));
+    await cluster.until<Deployment>(DEPLOYMENTS, 'resumes', found => found?.spec.replicas === 3);
+    await cluster.untilReady('resumes', 'True', 'Ready');
+    // From here on it is nobody's business but theirs again.
+    await meddle(DEPLOYMENTS, 'resumes', { spec: { replicas: 2 } });
+    await cluster.until<PersonalConnector>(
+      PERSONAL_CONNECTORS,
+      'resumes',
+      connector => connector?.status?.hosting?.readyReplicas === 2,
+    );
+    expect(await replicasOf()).toBe(2);
+  });
+
+  it('that is made in maintenance has no Pods, and one afterwards', async () => {
+    await cluster.applyConnector('later', spec('later', { lifecycle: 'maintenance' }));
+    await cluster.untilReady('later', 'True', 'Maintenance');
+    const { metadata } = await cluster.get<Deployment>(DEPLOYMENTS, 'later');
+    await cluster.applyConnector('later', spec('later', { lifecycle: 'maintenance', description: 'still' }));
+    await cluster.untilReady('later', 'True', 'Maintenance');
+    expect((await cluster.get<Deployment>(DEPLOYMENTS, 'later')).spec.replicas).toBe(0);
+    await cluster.applyConnector('later', spec('later'));
+    await cluster.untilReady('later', 'True', 'Ready');
+    const after = await cluster.get<Deployment>(DEPLOYMENTS, 'later');
+    expect([after.metadata.uid, after.spec.replicas]).toEqual([metadata.uid, 1]);
+  });
+
   it('takes its children with it', async () => {
     await cluster.applyConnector('leaves', spec('leaves'));
     await cluster.untilReady('leaves', 'True', 'Ready');

@@ -34,6 +34,8 @@ export interface Node extends Cluster {
   loadImage(archive: string): Promise<void>;
   /** Runs a command of this machine inside the cluster's namespaces, where Service addresses work; gives its stdout. */
   exec(command: string, args: readonly string[], options?: RunOptions): Promise<string>;
+  /** What to run to run a command there. */
+  enter: Sandbox['enter'];
 }
 
 export interface NodeOptions extends ClusterOptions {
@@ -116,7 +118,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     );
     // nsenter stays in this machine's PID namespace and waits for the process that it runs.
     const cluster = clusterOf(files, server, youngestChild(apiServer.pid), lifetime);
-    return { ...cluster, hostAddress: sandbox.hostAddress, loadImage, exec };
+    return { ...cluster, hostAddress: sandbox.hostAddress, loadImage, exec, enter: sandbox.enter };
   } catch (error) {
     await lifetime.stop();
     throw lifetime.signal.aborted ? lifetime.signal.reason : error;

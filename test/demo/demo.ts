@@ -112,7 +112,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   }
 }
 
-export type Images = Record<'operator' | 'jira' | 'everything', Image>;
+export type Images = Record<'operator' | 'jira' | 'clickup' | 'teams' | 'everything', Image>;
 
 async function buildImages(options: { signal: AbortSignal; progress: (line: string) => void }): Promise<Images> {
   const dir = (name: string): string => join(root, 'test', 'cluster', 'images', name);
@@ -126,29 +126,38 @@ async function buildImages(options: { signal: AbortSignal; progress: (line: stri
     source('everything', dir('everything'), { BASE: 'node', BUILD: 'node-build' }),
     options,
   );
-  const jira = await buildImage(source('jira', dir('jira'), { BASE: 'python', BUILD: 'python-build' }), options);
+  const python = { BASE: 'python', BUILD: 'python-build' } as const;
+  const jira = await buildImage(source('jira', dir('jira'), python), options);
+  const clickup = await buildImage(source('clickup', dir('clickup'), python), options);
+  const teams = await buildImage(source('teams', dir('teams'), { BASE: 'node', BUILD: 'node-build' }), options);
   const context = mkdtempSync(join(tmpdir(), 'pco-image-'));
   try {
     mkdirSync(join(context, 'dist'));
-    cpSync(await bundle(), join(context, 'dist', 'operator.mjs'));
+    const dist = await bundle();
+    for (const file of ['operator.mjs', 'bridge.mjs']) cpSync(join(dist, file), join(context, 'dist', file));
     cpSync(join(root, 'Dockerfile'), join(context, 'Dockerfile'));
-    return { operator: await buildImage(source('operator', context, { BASE: 'node' }), options), jira, everything };
+    const operator = await buildImage(source('operator', context, { BASE: 'node' }), options);
+    return { operator, jira, clickup, teams, everything };
   } finally {
     rmSync(context, { recursive: true, force: true });
   }
 }
 
 /** What differs from the chart's defaults: images that are here, and leave to reach the servers in namespace `tools`. */
-function chartValues({ operator, jira, everything }: Images): object {
+function chartValues({ operator, everything, ...hosted }: Images): object {
   const split = ({ image }: Image): [string, string] => {
     const colon = image.lastIndexOf(':');
     return [image.slice(0, colon), image.slice(colon + 1)];
   };
   const [repository, tag] = split(operator);
-  const [jiraImage, defaultVersion] = split(jira);
   return {
     image: { repository, tag },
-    catalog: { jira: { image: jiraImage, defaultVersion } },
+    catalog: Object.fromEntries(
+      Object.entries(hosted).map(([connectorId, built]) => {
+        const [image, defaultVersion] = split(built);
+        return [connectorId, { image, defaultVersion }];
+      }),
+    ),
     addressPolicy: { allowHosts: ['*.tools.svc.cluster.local'] },
     allowedImages: [`${everything.image.split(':')[0]}:*`, 'registry.invalid/*'],
   };

@@ -7,6 +7,8 @@ declare module 'vitest' {
     /** Why there is no node; the tests are skipped then. */
     noNode: string | undefined;
     everythingImage: string;
+    /** What to run before a command that is to run where Service addresses work. */
+    insideCluster: readonly [string, ...string[]];
   }
 }
 
@@ -24,6 +26,8 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
   project.provide('kubeconfig', demo.node.kubeconfig);
   project.provide('auditLog', demo.node.auditLog);
   project.provide('everythingImage', demo.images.everything.image);
+  const { command, args } = demo.node.enter('', []);
+  project.provide('insideCluster', [command, ...args.slice(0, -1)]);
   return async () => {
     await demo.stop();
     abort.abort();

@@ -22,12 +22,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else }}{{ default "default" .Values.serviceAccount.name }}{{ end }}
 {{- end }}
 
+{{- define "pco.image" -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+
 {{- define "pco.config" -}}
 catalog: {{- toYaml .Values.catalog | nindent 2 }}
 allowedImages: {{- toYaml .Values.allowedImages | nindent 2 }}
 addressPolicy: {{- toYaml .Values.addressPolicy | nindent 2 }}
 readSecrets: {{ .Values.rbac.readSecrets }}
 readConfigMaps: {{ .Values.rbac.readConfigMaps }}
+bridgeImage: {{ include "pco.image" . | quote }}
 clusterDomain: {{ .Values.clusterDomain | quote }}
 probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- end }}

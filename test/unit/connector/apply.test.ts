@@ -146,7 +146,7 @@ describe('children that are there', () => {
     await settle(connector);
     edit('Service team/clickup', ({ spec, metadata }) => ({
       metadata: { ...metadata, labels: { ...metadata.labels, theirs: 'x' } },
-      spec: { ...spec, sessionAffinity: 'None' },
+      spec: { ...spec, internalTrafficPolicy: 'Cluster' },
     }));
     await act(connector);
     expect(calls).toEqual([]);

@@ -47,6 +47,7 @@ const CONTAINER = {
     capabilities: { drop: ['ALL'] },
   },
   volumeMounts: [{ name: 'tmp', mountPath: '/tmp' }],
+  lifecycle: { preStop: { sleep: { seconds: 5 } } },
   terminationMessagePolicy: 'FallbackToLogsOnError',
   startupProbe: { tcpSocket: { port: 'mcp' }, periodSeconds: 1, failureThreshold: 120 },
   readinessProbe: { tcpSocket: { port: 'mcp' }, periodSeconds: 5, failureThreshold: 2 },
@@ -115,6 +116,7 @@ describe('the children of a connector that says no more than its type', () => {
         spec: {
           type: 'ClusterIP',
           selector: SELECTOR('clickup'),
+          sessionAffinity: 'ClientIP',
           ports: [{ name: 'mcp', port: 8000, targetPort: 'mcp', protocol: 'TCP' }],
         },
       },
@@ -248,6 +250,7 @@ describe('the children of a connector that says everything', () => {
       spec: {
         type: 'ClusterIP',
         selector: SELECTOR('clickup'),
+        sessionAffinity: 'ClientIP',
         ports: [{ name: 'mcp', port: 80, targetPort: 'mcp', protocol: 'TCP' }],
       },
     });
@@ -273,6 +276,90 @@ describe('the children of a connector that says everything', () => {
       ],
     });
   });
+});
+
+describe('the Pod of a server that speaks stdio', () => {
+  const entry = {
+    image: 'r.example.com/teams',
+    defaultVersion: '1.0',
+    serverType: 'stdio',
+    command: ['node', '/app/teams.js'],
+    args: ['--quiet'],
+    env: { LOG: 'warn' },
+    requiredSecretKeys: ['TOKEN'],
+    port: 9000,
+    path: '/teams',
+  };
+  const policy = { catalog: { clickup: entry }, bridgeImage: 'r.example.com/operator:1.2.3' };
+  const made = plan({ hosting: { env: [{ name: 'LANG', value: 'C' }] } }, policy);
+  const READY = { path: '/.bridge/ready', port: 'mcp' };
+  const podOf = (made: Plan) => (deploymentOf(made).spec as { template: { spec: object } }).template.spec;
+
+  it('is served over HTTP by a bridge that an init container brings', () => {
+    expect(made).toMatchObject({ serverUrl: 'http://clickup.team.svc.cluster.local:9000/teams', serverType: 'http' });
+    expect(podOf(made)).toStrictEqual({
+      ...POD,
+      shareProcessNamespace: true,
+      volumes: [...POD.volumes, { name: 'bridge', emptyDir: { sizeLimit: '256Mi' } }],
+      initContainers: [
+        {
+          name: 'bridge',
+          image: 'r.example.com/operator:1.2.3',
+          imagePullPolicy: 'IfNotPresent',
+          command: ['node', '/app/bridge.mjs', 'inject', '/bridge'],
+          resources: { requests: { cpu: '10m', memory: '64Mi' }, limits: { cpu: '1', memory: '256Mi' } },
+          securityContext: CONTAINER.securityContext,
+          volumeMounts: [{ name: 'bridge', mountPath: '/bridge' }],
+          terminationMessagePolicy: 'FallbackToLogsOnError',
+        },
+      ],
+      containers: [
+        {
+          ...CONTAINER,
+          image: 'r.example.com/teams:1.0',
+          command: ['/bridge/loader', '--library-path', '/bridge/lib', '/bridge/node', '/bridge/bridge.mjs'],
+          args: [
+            ...['--port', '9000', '--path', '/teams', '--max-sessions', '16', '--idle', '900'],
+            ...['--plain', 'LOG', '--plain', 'LANG', '--', 'node', '/app/teams.js', '--quiet'],
+          ],
+          ports: [{ name: 'mcp', containerPort: 9000, protocol: 'TCP' }],
+          env: [
+            { name: 'LOG', value: 'warn' },
+            { name: 'TOKEN', valueFrom: { secretKeyRef: { name: 'clickup-credentials', key: 'TOKEN' } } },
+            { name: 'LANG', value: 'C' },
+          ],
+          envFrom: [{ secretRef: { name: 'clickup-credentials' } }],
+          resources: { requests: { cpu: '50m', memory: '128Mi' }, limits: { cpu: '1', memory: '512Mi' } },
+          volumeMounts: [...CONTAINER.volumeMounts, { name: 'bridge', mountPath: '/bridge', readOnly: true }],
+          startupProbe: { ...CONTAINER.startupProbe, tcpSocket: undefined, httpGet: READY },
+          readinessProbe: { ...CONTAINER.readinessProbe, tcpSocket: undefined, httpGet: READY },
+        },
+      ].map(withoutUndefined),
+    });
+  });
+
+  it.each([
+    [{ stateless: true }, ['--stateless']],
+    [{ maxSessions: 4, idleSeconds: 60 }, ['--max-sessions', '4', '--idle', '60']],
+  ])('is told by the catalog how sessions are served: %j', (more, args) => {
+    const { containers } = podOf(plan({}, { ...policy, catalog: { clickup: { ...entry, ...more } } })) as {
+      containers: [{ args: string[] }];
+    };
+    expect(containers[0].args.slice(4, 4 + args.length)).toEqual(args);
+  });
+
+  it('may be of an image and a command of its own', () => {
+    const hosting = { image: 'own/server:2', command: ['/server'], args: ['stdio'] };
+    const own = plan({ serverType: 'stdio', hosting }, { ...policy, allowedImages: ['own/*'], catalog: {} });
+    const { containers } = podOf(own) as { containers: [{ image: string; args: string[] }] };
+    expect(containers[0].image).toBe('own/server:2');
+    expect(containers[0].args.slice(-3)).toEqual(['--', '/server', 'stdio']);
+  });
+
+  /** What is said not to be there is not. */
+  function withoutUndefined<T>(value: T): T {
+    return JSON.parse(JSON.stringify(value)) as T;
+  }
 });
 
 interface Container {
@@ -544,11 +631,46 @@ describe('a spec that cannot be served', () => {
     expect(plan({ connectorId: 'jira' }, { catalog }).accepted.message).toContain('c28, c29)');
   });
 
-  it.each(['stdio', 'websocket'] as const)('is of a type that cannot be hosted: %s', serverType => {
-    expect(plan({ serverType }).accepted).toMatchObject({
-      reason: 'InvalidSpec',
-      message: expect.stringContaining(serverType),
-    });
+  const STDIO = { image: 'r.example.com/teams', defaultVersion: '1.0', serverType: 'stdio', command: ['teams'] };
+  it.each<[string, Partial<PersonalConnectorSpec>, PolicyInput, string, string]>([
+    ['speaks websocket', { serverType: 'websocket' }, {}, 'InvalidSpec', 'spec.serverType websocket cannot be hosted'],
+    [
+      'says stdio of a server that the catalog knows to speak http',
+      { serverType: 'stdio' },
+      {},
+      'InvalidSpec',
+      "spec.serverType stdio: the catalog's clickup speaks http: remove the field",
+    ],
+    [
+      'says http of a server that the catalog knows to speak stdio',
+      { serverType: 'http' },
+      { catalog: { clickup: STDIO } },
+      'InvalidSpec',
+      "spec.serverType http: the catalog's clickup speaks stdio: remove the field",
+    ],
+    [
+      'speaks stdio, and nothing brings a bridge',
+      {},
+      { catalog: { clickup: STDIO } },
+      'InvalidSpec',
+      "spec.serverType stdio cannot be hosted: have the operator's admin set bridgeImage",
+    ],
+    [
+      'speaks stdio with an image of its own and no command',
+      { serverType: 'stdio', hosting: { image: 'own/image:1' } },
+      { allowedImages: ['own/*'], bridgeImage: 'operator:1' },
+      'InvalidSpec',
+      'spec.hosting.command must name the program of a stdio server',
+    ],
+    [
+      'is named by an entry that is not valid',
+      {},
+      { catalog: { clickup: { image: 'a b', defaultVersion: '1' } } },
+      'CatalogEntryMissing',
+      'spec.connectorId "clickup": its entry in the operator\'s catalog is not valid (image: must be an image without tag, digest or spaces (it is "a b")): have the operator\'s admin mend it',
+    ],
+  ])('%s', (_what, spec, policy, reason, message) => {
+    expect(plan(spec, policy).accepted).toMatchObject({ reason, message: expect.stringContaining(message) });
   });
 });
 
@@ -614,7 +736,7 @@ const PULL = FAILED(
 const CRASH = (code: number | string, reason: string) =>
   FAILED(
     'CrashLooping',
-    `Pod p: the server ends again and again, last with exit code ${code} (${reason}): see its log`,
+    `Pod p: the server ends again and again, last with exit code ${code} (${reason}): ${reason === 'OOMKilled' ? 'it needs more memory than spec.hosting.resources.limits gives it' : 'see its log'}`,
   );
 
 describe('the state of a Deployment', () => {

@@ -33,6 +33,7 @@ describe('a policy', () => {
         path: '/mcp',
         env: {},
         requiredSecretKeys: [],
+        stateless: false,
       },
     });
   });
@@ -48,6 +49,7 @@ describe('a policy', () => {
       args: ['--mcp'],
       env: { A: '1' },
       requiredSecretKeys: ['TOKEN'],
+      stateless: true,
       resources: { requests: { cpu: 1 }, limits: { memory: '1Gi' } },
     };
     expect(policySchema.parse({ catalog: { jira } }).catalog).toEqual({ jira });
@@ -81,12 +83,27 @@ describe('a policy', () => {
     ['a number as variable', { ...entry, env: { PORT: 1 } }, 'env.PORT'],
     ['an empty key', { ...entry, requiredSecretKeys: ['A', ''] }, 'requiredSecretKeys.1'],
     ['an unknown kind of resources', { ...entry, resources: { limit: {} } }, 'resources'],
-    ['a field that does not exist', { ...entry, imge: 'x' }, ''],
-  ])('with %s is refused at the entry and field', (_what, jira, field) => {
-    const { error } = policySchema.safeParse({ catalog: { github: entry, jira } });
-    expect(error?.issues.map(({ path }) => path.join('.'))).toEqual([
-      ['catalog', 'jira', field].filter(Boolean).join('.'),
-    ]);
+    ['a field that does not exist', { ...entry, imge: 'x' }, 'the entry'],
+    ['nothing in it', null, 'the entry'],
+    ['no command for stdio', { ...entry, serverType: 'stdio' }, 'command'],
+    ['sessions for http', { ...entry, maxSessions: 3 }, 'maxSessions'],
+    ['no sessions', { ...entry, serverType: 'stdio', command: ['x'], maxSessions: 0 }, 'maxSessions'],
+  ])('with an entry with %s does without that entry, and names its field', (_what, jira, field) => {
+    const { catalog } = policySchema.parse({ catalog: { github: entry, jira } });
+    expect(catalog.github).toMatchObject(entry);
+    expect(catalog.jira).toEqual({ fault: expect.stringMatching(new RegExp(`^${field}: [^;]*$`)) });
+  });
+
+  it('with an entry of which much is wrong names all of it, and what it is', () => {
+    const { catalog } = policySchema.parse({ catalog: { jira: { ...entry, port: 70_000, path: 'mcp' } } });
+    expect(catalog.jira).toEqual({
+      fault: expect.stringMatching(/^port: .* \(it is 70000\); path: .* \(it is "mcp"\)$/),
+    });
+  });
+
+  it('with a connectorId that no connector can have does without it', () => {
+    const { catalog } = policySchema.parse({ catalog: { Jira: entry } });
+    expect(catalog.Jira).toEqual({ fault: 'no connectorId is written like this: use a-z, 0-9, _ and -' });
   });
 
   it.each<[string, object, string, RegExp]>([
@@ -144,10 +161,10 @@ describe('imageAllowed', () => {
 
 describe('regressions', () => {
   it.each(['ghcr.io/a/jira:1.0', 'localhost:5000/jira:latest'])(
-    'refuses the image %s, whose tag would come twice, when the operator starts',
+    'does without an entry of the image %s, whose tag would come twice',
     image => {
-      const { error } = policySchema.safeParse({ catalog: { jira: { image, defaultVersion: '2.0' } } });
-      expect(error?.issues.map(({ path }) => path.join('.'))).toEqual(['catalog.jira.image']);
+      const { catalog } = policySchema.parse({ catalog: { jira: { image, defaultVersion: '2.0' } } });
+      expect(catalog.jira).toEqual({ fault: expect.stringMatching(/^image: /) });
     },
   );
 });

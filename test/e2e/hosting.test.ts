@@ -1,0 +1,124 @@
+/** Hosted servers as their clients have them: the official SDK inside the cluster, while Pods come and go. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import type { PersonalConnector } from '../../src/api/connector.ts';
+import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
+import type { KubeObject } from '../../src/api/meta.ts';
+import { PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
+import { createSandbox, readyOf, type Sandbox, SECRETS } from '../support/kube.ts';
+import type { Polled, Used } from './client.ts';
+
+const CLIENT = join(import.meta.dirname, 'client.ts');
+const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
+const SERVER = 'node_modules/@modelcontextprotocol/server-everything/dist/index.js';
+
+describe.skipIf(inject('noNode'))('a hosted server', () => {
+  let cluster: Sandbox;
+
+  beforeAll(async () => {
+    cluster = await createSandbox(inject('kubeconfig'), RESTRICTED);
+    await cluster.apply(SECRETS, {
+      apiVersion: 'v1',
+      kind: 'Secret',
+      metadata: { name: 'jira', namespace: cluster.namespace },
+      stringData: { JIRA_URL: 'https://jira.example.com', JIRA_PERSONAL_TOKEN: 'replace-me' },
+    });
+  });
+  afterAll(() => cluster?.dispose());
+
+  const stdio = (more: Partial<PersonalConnectorSpec['hosting']> = {}): PersonalConnectorSpec => ({
+    name: 'Everything',
+    type: 'aitronos_built',
+    connectorId: 'everything',
+    serverType: 'stdio',
+    hosting: { image: inject('everythingImage'), command: ['node', SERVER, 'stdio'], ...more },
+  });
+  /** It ends in order on SIGTERM, unlike the reference server over HTTP. */
+  const http = (more: Partial<PersonalConnectorSpec['hosting']> = {}): PersonalConnectorSpec => ({
+    name: 'Jira',
+    type: 'aitronos_built',
+    connectorId: 'jira',
+    hosting: { envFrom: [{ secretRef: { name: 'jira' } }], ...more },
+  });
+
+  /** Where a client inside the cluster, but outside of its DNS, finds a connector's server. */
+  async function urlOf({ metadata, status }: PersonalConnector): Promise<string> {
+    const service = await cluster.get<KubeObject & { spec: { clusterIP: string } }>(SERVICES, metadata.name);
+    const url = new URL(status?.serverUrl ?? '');
+    url.hostname = service.spec.clusterIP;
+    return url.href;
+  }
+
+  function client(command: 'use' | 'poll', url: string): ChildProcess {
+    const [program, ...args] = inject('insideCluster');
+    return spawn(program, [...args, process.execPath, CLIENT, command, url], { stdio: ['pipe', 'pipe', 'inherit'] });
+  }
+
+  async function resultOf<T>(started: ChildProcess): Promise<T> {
+    let text = '';
+    started.stdout?.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk;
+    });
+    started.stdin?.end();
+    await once(started, 'close');
+    return JSON.parse(text) as T;
+  }
+
+  /** Asks on and on while something happens. */
+  async function polling(url: string, work: () => Promise<void>): Promise<Polled> {
+    const started = client('poll', url);
+    try {
+      await work();
+      return await resultOf<Polled>(started);
+    } finally {
+      started.kill('SIGKILL');
+    }
+  }
+
+  it('that speaks stdio alone is used over HTTP, in a Pod that meets the standard restricted', async () => {
+    await cluster.applyConnector('bridged', stdio());
+    const connector = await cluster.untilReady('bridged', 'True', 'Ready');
+    expect(connector.status).toMatchObject({
+      serverType: 'http',
+      serverUrl: `http://bridged.${cluster.namespace}.svc.cluster.local:8000/mcp`,
+      server: { name: 'mcp-servers/everything' },
+    });
+    const used = await resultOf<Record<'auto' | 'legacy', Used>>(client('use', await urlOf(connector)));
+    expect(used.legacy.tools).toContain('echo');
+    expect(used.auto.tools).toEqual(used.legacy.tools);
+  });
+
+  it('that speaks stdio and cannot start says why, in its own words', async () => {
+    const command = ['node', '-e', 'console.error("no licence for this host"); process.exit(4)'];
+    await cluster.applyConnector('speechless', stdio({ command }));
+    const failed = await cluster.untilReady('speechless', 'False', 'CrashLooping');
+    expect(readyOf(failed)?.message).toContain('the server is of no use: it ended with exit code 4');
+    await cluster.applyConnector('speechless', stdio());
+    await cluster.untilReady('speechless', 'True', 'Ready');
+  });
+
+  describe.each([
+    ['speaks http', http],
+    ['speaks stdio', stdio],
+  ])('that %s', (what, spec) => {
+    it('is replaced without a gap', async () => {
+      const name = `gapless-${what.at(-1)}`;
+      await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: '0' }] }));
+      const url = await urlOf(await cluster.untilReady(name, 'True', 'Ready'));
+      const polled = await polling(url, async () => {
+        for (const round of ['1', '2']) {
+          await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: round }] }));
+          await cluster.untilReady(name, 'True', 'Ready');
+          // The old Pod is on its way out for some time.
+          const old = (pod: Pod): boolean => pod.metadata.deletionTimestamp !== undefined;
+          for (const pod of (await cluster.list<Pod>(PODS)).filter(old))
+            await cluster.until(PODS, pod.metadata.name, found => found === undefined);
+        }
+      });
+      expect(polled.failed).toEqual([]);
+      expect(polled.asked).toBeGreaterThan(10);
+    });
+  });
+});
