@@ -152,7 +152,8 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
   ): Promise<Child[]> {
     const { deployment, service } = connector.status?.hosting ?? {};
     const name = type.kind === 'Service' ? service : deployment;
-    if (name === undefined || !isUnwanted(name)) return [];
+    // Most have no budget: to look for each of them would be a request at each reconcile.
+    if (name === undefined || !isUnwanted(name) || type.kind === 'PodDisruptionBudget') return [];
     const at = { namespace: connector.metadata.namespace, name };
     if (stores[type.kind].get(keyOf({ metadata: at }))) return [];
     try {

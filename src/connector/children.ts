@@ -21,10 +21,21 @@ export const NETWORK_POLICIES = {
   plural: 'networkpolicies',
   kind: 'NetworkPolicy',
 } as const;
+export const POD_DISRUPTION_BUDGETS = {
+  group: 'policy',
+  version: 'v1',
+  plural: 'poddisruptionbudgets',
+  kind: 'PodDisruptionBudget',
+} as const;
 export const PODS = { group: '', version: 'v1', plural: 'pods', kind: 'Pod' } as const;
 
 /** The kinds of children, in the order in which they are made and looked through. */
-export const CHILD_TYPES = [DEPLOYMENTS, SERVICES, NETWORK_POLICIES] as const satisfies ResourceType[];
+export const CHILD_TYPES = [
+  DEPLOYMENTS,
+  SERVICES,
+  NETWORK_POLICIES,
+  POD_DISRUPTION_BUDGETS,
+] as const satisfies ResourceType[];
 export type ChildKind = (typeof CHILD_TYPES)[number]['kind'];
 
 /** The label by which a Deployment tells the Pods of its templates apart. */
@@ -83,7 +94,7 @@ export function createChildStores(): ChildStores {
       owner: child => ownersOf(child).map(({ uid }) => uid),
       connector: child => [connectorIndex(child)],
     });
-  return { Deployment: store(), Service: store(), NetworkPolicy: store() };
+  return { Deployment: store(), Service: store(), NetworkPolicy: store(), PodDisruptionBudget: store() };
 }
 
 export function createPodStore(): PodStore {

@@ -11,7 +11,15 @@ import {
 import type { HostingSpec, Resources } from '../api/generated.ts';
 import type { Declared, ObjectMeta } from '../api/meta.ts';
 import { BRIDGE_COMMAND, BRIDGE_DIR, INJECT_COMMAND, READY_PATH } from '../bridge/layout.ts';
-import { DEPLOYMENTS, type Deployment, NETWORK_POLICIES, SERVICES, withHash } from './children.ts';
+import {
+  DEPLOYMENTS,
+  type Deployment,
+  NETWORK_POLICIES,
+  POD_DISRUPTION_BUDGETS,
+  SERVICES,
+  TEMPLATE_HASH,
+  withHash,
+} from './children.ts';
 import { labelValue, selectorLabels } from './names.ts';
 import type { Desired } from './plan.ts';
 
@@ -63,6 +71,9 @@ export function desiredChildren(connector: PersonalConnector, settings: Settings
     { type: DEPLOYMENTS, object: withHash(deployment(connector, settings, live)) },
     { type: SERVICES, object: withHash(service(connector, settings)) },
     { type: NETWORK_POLICIES, object: withHash(networkPolicy(connector, settings)) },
+    ...((settings.replicas ?? 1) > 1
+      ? [{ type: POD_DISRUPTION_BUDGETS, object: withHash(disruptionBudget(connector, settings)) }]
+      : []),
   ];
 }
 
@@ -111,9 +122,21 @@ function deployment(
       // A new Pod serves before the old one goes: no gap, also with one replica.
       strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } },
       selector: { matchLabels: selectorLabels(connector.metadata) },
-      template: { metadata: { labels }, spec: podSpec(settings) },
+      template: { metadata: { labels }, spec: { ...podSpec(settings), ...spread(connector) } },
     },
   };
+}
+
+/** Several Pods go to several nodes, if they can; those of another template do not count. */
+function spread({ metadata }: PersonalConnector): object {
+  const constraint = {
+    maxSkew: 1,
+    topologyKey: 'kubernetes.io/hostname',
+    whenUnsatisfiable: 'ScheduleAnyway',
+    labelSelector: { matchLabels: selectorLabels(metadata) },
+    matchLabelKeys: [TEMPLATE_HASH],
+  };
+  return { topologySpreadConstraints: [constraint] };
 }
 
 /** A Pod that meets the Pod Security Standard `restricted`, without rights in the cluster and with a read-only root. */
@@ -248,6 +271,20 @@ function networkPolicy(connector: PersonalConnector, settings: Settings): Declar
           ports: [{ port, protocol: 'TCP' }],
         },
       ],
+    },
+  };
+}
+
+/** Of several Pods, one at a time may be evicted, as when nodes are drained. One that is not ready serves nobody. */
+function disruptionBudget(connector: PersonalConnector, settings: Settings): Declared & { spec: object } {
+  return {
+    apiVersion: 'policy/v1',
+    kind: POD_DISRUPTION_BUDGETS.kind,
+    metadata: meta(connector, settings.deployment, labelsOf(connector, settings)),
+    spec: {
+      maxUnavailable: 1,
+      unhealthyPodEvictionPolicy: 'AlwaysAllow',
+      selector: { matchLabels: selectorLabels(connector.metadata) },
     },
   };
 }

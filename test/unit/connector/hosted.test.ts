@@ -35,6 +35,15 @@ const POD = {
   enableServiceLinks: false,
   securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
   terminationGracePeriodSeconds: 30,
+  topologySpreadConstraints: [
+    {
+      maxSkew: 1,
+      topologyKey: 'kubernetes.io/hostname',
+      whenUnsatisfiable: 'ScheduleAnyway',
+      labelSelector: { matchLabels: SELECTOR('clickup') },
+      matchLabelKeys: ['pod-template-hash'],
+    },
+  ],
   volumes: [{ name: 'tmp', emptyDir: { sizeLimit: '256Mi' } }],
 };
 
@@ -200,7 +209,7 @@ describe('the children of a connector that says everything', () => {
     },
   };
   const made = hosted.plan(makeConnector('aitronos_built', spec), makeContext(policy, 'operator-system'));
-  const [deployment, service, networkPolicy] = made.children?.map(({ object }) => object) ?? [];
+  const [deployment, service, networkPolicy, budget] = made.children?.map(({ object }) => object) ?? [];
 
   it('are at the address that it names', () => {
     expect(made.serverUrl).toBe('http://my-service.team.svc.corp.internal/from-url');
@@ -252,6 +261,19 @@ describe('the children of a connector that says everything', () => {
         selector: SELECTOR('clickup'),
         sessionAffinity: 'ClientIP',
         ports: [{ name: 'mcp', port: 80, targetPort: 'mcp', protocol: 'TCP' }],
+      },
+    });
+  });
+
+  it('are a PodDisruptionBudget, as it has several Pods', () => {
+    expect(budget).toStrictEqual({
+      apiVersion: 'policy/v1',
+      kind: 'PodDisruptionBudget',
+      metadata: { ...deployment?.metadata, annotations: HASH },
+      spec: {
+        maxUnavailable: 1,
+        unhealthyPodEvictionPolicy: 'AlwaysAllow',
+        selector: { matchLabels: SELECTOR('clickup') },
       },
     });
   });
@@ -381,6 +403,58 @@ function containerOf(made: Plan): Container {
 
 const catalogOf = (entry: object): PolicyInput => ({
   catalog: { clickup: { image: 'r/clickup', defaultVersion: '1', ...entry } },
+});
+
+/** A Deployment as it is in the cluster, with so many Pods, and as many to come back to. */
+const liveOf = (replicas: number, before?: string): Deployment => {
+  const live = deployment(READY, { replicas });
+  if (before !== undefined)
+    live.metadata.annotations = { 'connectors.aitronos.com/replicas-before-maintenance': before };
+  return live;
+};
+
+describe('the number of Pods that the spec leaves open', () => {
+  const scaleOf = (lifecycle: 'active' | 'maintenance', live: Deployment | undefined, replicas?: number) => {
+    const spec = { lifecycle, ...(replicas !== undefined && { hosting: { replicas } }) };
+    const { children = [] } = hosted.plan(makeConnector('aitronos_built', spec), makeContext(), live);
+    const [first] = children;
+    const declared = (deploymentOf({ children } as Plan).spec as { replicas?: number }).replicas;
+    return first?.fieldManager === 'personal-connector-operator-scale'
+      ? {
+          declared: (children[1]?.object as { spec?: { replicas?: number } } | undefined)?.spec?.replicas,
+          scaled: (first.object as { spec?: { replicas?: number } }).spec?.replicas,
+          before: Object.values(first.object.metadata.annotations ?? {})[0],
+        }
+      : { declared };
+  };
+
+  it.each<[string, 'active' | 'maintenance', Deployment | undefined, number | undefined, object]>([
+    ['is nobody’s at first', 'active', undefined, undefined, { declared: undefined }],
+    ['is let be', 'active', liveOf(3), undefined, { declared: undefined }],
+    ['is none of one that is made in maintenance', 'maintenance', undefined, undefined, { declared: 0 }],
+    ['is kept for later', 'maintenance', liveOf(3), undefined, { declared: undefined, scaled: 0, before: '3' }],
+    ['stays kept', 'maintenance', liveOf(0, '3'), undefined, { declared: undefined, scaled: 0, before: '3' }],
+    [
+      'is one where none is known',
+      'maintenance',
+      liveOf(0),
+      undefined,
+      { declared: undefined, scaled: 0, before: '1' },
+    ],
+    [
+      'is kept anew after a hand’s edit',
+      'maintenance',
+      liveOf(2, '3'),
+      undefined,
+      { declared: undefined, scaled: 0, before: '2' },
+    ],
+    ['comes back', 'active', liveOf(0, '3'), undefined, { declared: undefined, scaled: 3, before: '' }],
+    ['is let be afterwards', 'active', liveOf(5, ''), undefined, { declared: undefined }],
+    ['is the spec’s if it says one', 'active', liveOf(5, '3'), 2, { declared: 2 }],
+    ['is the spec’s none, then', 'maintenance', liveOf(2), 2, { declared: 0 }],
+  ])('%s', (_what, lifecycle, live, replicas, expected) => {
+    expect(scaleOf(lifecycle, live, replicas)).toEqual(expected);
+  });
 });
 
 describe('the image', () => {
