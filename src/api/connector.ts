@@ -38,6 +38,8 @@ export const ANNOTATION = {
   recheck: 'connectors.aitronos.com/recheck',
   /** On a child: hash of what the operator last applied, so that a field which is no longer wanted shows as a change. */
   applied: 'connectors.aitronos.com/applied',
+  /** On the Pods of a hosted server: digest of the Secrets and ConfigMaps of their environment, so that a change rolls. */
+  inputs: 'connectors.aitronos.com/inputs',
   /** On a Deployment in maintenance: how many Pods it had, and is to have again. Empty afterwards. */
   resume: 'connectors.aitronos.com/replicas-before-maintenance',
 } as const;

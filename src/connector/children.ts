@@ -49,7 +49,10 @@ export interface Child extends KubeObject {
 }
 
 export interface Deployment extends Child {
-  spec: { replicas?: number; template?: { spec?: { containers?: { image?: string }[] } } };
+  spec: {
+    replicas?: number;
+    template?: { metadata?: Pick<ObjectMeta, 'annotations'>; spec?: { containers?: { image?: string }[] } };
+  };
   status?: {
     observedGeneration?: number;
     replicas?: number;

@@ -45,6 +45,8 @@ export interface Settings {
   resources: Resources;
   /** Absent leaves the number to Kubernetes, an autoscaler or a person. */
   replicas: number | undefined;
+  /** Digest of the Secrets and ConfigMaps of its environment; undefined where nobody knows. */
+  inputs?: string | undefined;
   /** Has no Pods for now. */
   paused: boolean;
   imagePullSecrets: NonNullable<HostingSpec['imagePullSecrets']>;
@@ -122,7 +124,13 @@ function deployment(
       // A new Pod serves before the old one goes: no gap, also with one replica.
       strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } },
       selector: { matchLabels: selectorLabels(connector.metadata) },
-      template: { metadata: { labels }, spec: { ...podSpec(settings), ...spread(connector) } },
+      template: {
+        metadata: {
+          labels,
+          ...(settings.inputs !== undefined && { annotations: { [ANNOTATION.inputs]: settings.inputs } }),
+        },
+        spec: { ...podSpec(settings), ...spread(connector) },
+      },
     },
   };
 }

@@ -1,5 +1,6 @@
 /** `aitronos_built`: the operator runs the server in the connector's namespace. */
 
+import { hash } from 'node:crypto';
 import type { Finding, PersonalConnector } from '../api/connector.ts';
 import { ANNOTATION } from '../api/connector.ts';
 import type { HostingSpec, Resources } from '../api/generated.ts';
@@ -10,6 +11,7 @@ import { lastWords } from './last-words.ts';
 import { childName, credentialsSecret } from './names.ts';
 import { ACCEPTED, type Context, type Progress, rejected, type Strategy } from './plan.ts';
 import { imageAllowed } from './policy.ts';
+import type { Inputs } from './references.ts';
 
 const DEFAULT_RESOURCES: Resources = {
   requests: { cpu: '50m', memory: '128Mi' },
@@ -17,15 +19,20 @@ const DEFAULT_RESOURCES: Resources = {
 };
 
 export const hosted: Strategy = {
-  plan(connector, context, live) {
+  plan(connector, context, { deployment, inputs = new Map() } = {}) {
     const settings = settle(connector, context);
     if ('reason' in settings)
       return { accepted: settings, children: undefined, serverUrl: undefined, serverType: undefined };
+    const missing = missingInput(settings, inputs);
     const { path, service, servicePort } = settings;
     const host = `${service}.${connector.metadata.namespace}.svc.${context.policy.clusterDomain}`;
     return {
-      accepted: ACCEPTED,
-      children: desiredChildren(connector, settings, live),
+      accepted: missing === undefined ? ACCEPTED : rejected('SecretNotFound', missing),
+      // What runs with what was there goes on.
+      children:
+        missing === undefined
+          ? desiredChildren(connector, { ...settings, inputs: digestOf(settings, inputs, deployment) }, deployment)
+          : undefined,
       serverUrl: serviceUrl(`http://${host}:${servicePort}`, path),
       serverType: 'http',
     };
@@ -158,6 +165,59 @@ function environment(
     ],
     envFrom: required.length > 0 ? [{ secretRef: { name: secret } }] : named,
   };
+}
+
+/** A Secret or ConfigMap that the environment of a server is made of, and which key of it, if one is named. */
+interface Need {
+  /** As inputs name it. */
+  object: string;
+  key?: string;
+  optional?: boolean;
+}
+
+function needsOf({ env, envFrom }: Pick<Settings, 'env' | 'envFrom'>): Need[] {
+  const needs: Need[] = [];
+  const add = (kind: string, reference: ({ name: string } & Omit<Need, 'object'>) | undefined): void => {
+    if (reference) needs.push({ ...reference, object: `${kind}/${reference.name}` });
+  };
+  for (const { secretRef, configMapRef } of envFrom) {
+    add('Secret', secretRef);
+    add('ConfigMap', configMapRef);
+  }
+  for (const { valueFrom } of env) {
+    add('Secret', valueFrom?.secretKeyRef);
+    add('ConfigMap', valueFrom?.configMapKeyRef);
+  }
+  return needs;
+}
+
+/** What a server cannot start without, in words; undefined if nothing is missing, as far as the operator may know. */
+function missingInput(settings: Settings, inputs: Inputs): string | undefined {
+  const needs = needsOf(settings);
+  for (const { object, key, optional } of needs) {
+    const contents = inputs.get(object);
+    if (optional || !contents) continue;
+    const what = `the ${object.replace('/', ' ')}`;
+    if (contents === 'missing') {
+      const keys = needs.flatMap(need => (need.object === object && need.key !== undefined ? [need.key] : []));
+      const which = keys.length > 0 ? ` with ${[...new Set(keys)].join(', ')}` : '';
+      return `${what} does not exist: create it${which}, and the server starts by itself`;
+    }
+    if (key !== undefined && !contents.keys.has(key))
+      return `${what} has no key ${key}: add it, and the server starts by itself`;
+  }
+  return undefined;
+}
+
+/** Of all that the environment is made of; where the operator does not know it, what the Pods have. */
+function digestOf(settings: Settings, inputs: Inputs, live: Deployment | undefined): string | undefined {
+  const used = [...new Set(needsOf(settings).map(({ object }) => object))].sort();
+  const known = used.flatMap(object => {
+    const contents = inputs.get(object);
+    return contents ? [[object, contents === 'missing' ? '' : contents.digest]] : [];
+  });
+  if (known.length > 0) return hash('sha256', JSON.stringify(known)).slice(0, 16);
+  return used.length > 0 ? live?.spec.template?.metadata?.annotations?.[ANNOTATION.inputs] : undefined;
 }
 
 interface ServiceAddress {

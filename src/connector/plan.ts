@@ -5,6 +5,7 @@ import type { Declared, ResourceType } from '../api/meta.ts';
 import type { Guard } from '../probe/guard.ts';
 import type { Child, Deployment, Pod } from './children.ts';
 import type { Policy } from './policy.ts';
+import type { Inputs } from './references.ts';
 
 /** What a strategy may know beside the connector. */
 export interface Context {
@@ -21,7 +22,14 @@ export interface Desired {
   fieldManager?: string;
 }
 
-/** What is to be, by the spec and the policy alone. */
+/** What is there that a plan depends on. */
+export interface Seen {
+  deployment?: Deployment | undefined;
+  /** What the environment of a hosted server is made of, where the operator may read it. */
+  inputs?: Inputs;
+}
+
+/** What is to be, by the spec and the policy, and by little of what is there. */
 export interface Plan {
   accepted: Finding<'Accepted'>;
   /** The objects that should exist, and no others; undefined leaves what is there (the spec is not accepted). */
@@ -53,8 +61,7 @@ export interface Progress {
 }
 
 export interface Strategy {
-  /** `live`: its Deployment, if there is one. */
-  plan(connector: PersonalConnector, context: Context, live?: Deployment): Plan;
+  plan(connector: PersonalConnector, context: Context, seen?: Seen): Plan;
   progress(observed: Observed): Progress;
 }
 

@@ -12,6 +12,7 @@ import { createApplier, type Obstacle } from './apply.ts';
 import { type Deployment, labelIndex, projectConnector } from './children.ts';
 import { labelValue } from './names.ts';
 import type { Context, Observed, Plan } from './plan.ts';
+import { createInputReader, type Inputs } from './references.ts';
 import { differs, eventsOf, statusOf, stillStands, toolsChanged } from './status.ts';
 import type { Stores } from './stores.ts';
 import { strategyOf } from './strategy.ts';
@@ -38,6 +39,7 @@ export function createReconciler({
   now = () => new Date(),
 }: ReconcilerOptions) {
   const applier = createApplier(client, stores.children);
+  const inputsOf = createInputReader(client, stores.references);
 
   return async function reconcile(key: Key, signal: AbortSignal): Promise<Outcome> {
     const connector = stores.connectors.get(key);
@@ -46,7 +48,7 @@ export function createReconciler({
       probes.set(key, undefined);
       return {};
     }
-    const plan = decide(connector);
+    const plan = decide(connector, await inputsOf(connector, signal));
     const obstacle = await act(connector, plan, signal);
     await report(
       key,
@@ -59,9 +61,9 @@ export function createReconciler({
   };
 
   /** What should be, by the spec, the policy and the other connectors alone. */
-  function decide(connector: PersonalConnector): Plan {
-    const live = stores.children.Deployment.byIndex('owner', connector.metadata.uid)[0] as Deployment | undefined;
-    const plan = strategyOf(connector).plan(connector, context, live);
+  function decide(connector: PersonalConnector, inputs: Inputs): Plan {
+    const deployment = deploymentOf(connector);
+    const plan = strategyOf(connector).plan(connector, context, { deployment, inputs });
     const conflict = checkIdentifier(connector, stores.connectors);
     return conflict ? { ...plan, accepted: conflict, children: undefined } : plan;
   }
@@ -94,12 +96,17 @@ export function createReconciler({
     for (const event of eventsOf(connector, status)) events.record(connector, event);
   }
 
-  function observe({ metadata }: PersonalConnector, { children = [] }: Plan): Observed {
-    const { Deployment, Service } = stores.children;
+  function deploymentOf({ metadata }: PersonalConnector): Deployment | undefined {
+    return stores.children.Deployment.byIndex('owner', metadata.uid)[0] as Deployment | undefined;
+  }
+
+  function observe(connector: PersonalConnector, { children = [] }: Plan): Observed {
+    const { metadata } = connector;
+    const { Service } = stores.children;
     const service = children.find(({ type }) => type.kind === 'Service')?.object.metadata.name;
     const services = Service.byIndex('owner', metadata.uid);
     return {
-      deployment: Deployment.byIndex('owner', metadata.uid)[0] as Deployment | undefined,
+      deployment: deploymentOf(connector),
       // While it moves to another name there are two.
       service: services.find(({ metadata: { name } }) => name === service) ?? services[0],
       pods: stores.pods.byIndex('connector', labelIndex(metadata.namespace, labelValue(metadata.name))),

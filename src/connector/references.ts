@@ -1,9 +1,12 @@
-/** The Secrets and ConfigMaps that probes read: which there are, and when they change. No value of them is kept. */
+/** The Secrets and ConfigMaps that connectors name: which there are, and when they change. No value of them is kept. */
 
+import { hash } from 'node:crypto';
 import type { PersonalConnector } from '../api/connector.ts';
-import type { ProbeSpec } from '../api/generated.ts';
-import type { ResourceType } from '../api/meta.ts';
+import type { KubeObject, ObjectMeta, ResourceType } from '../api/meta.ts';
+import type { KubeClient } from '../kube/client.ts';
+import { isForbidden, isNotFound } from '../kube/errors.ts';
 import { createStore, type Store, type Stored, type StoreWriter } from '../kube/store.ts';
+import { credentialsSecret } from './names.ts';
 
 export const SECRETS = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret' } as const satisfies ResourceType;
 export const CONFIG_MAPS = {
@@ -32,24 +35,110 @@ export function referenceIndex(kind: string, namespace: string, name: string): s
   return `${kind}/${namespace}/${name}`;
 }
 
-export function referencesOf({ metadata, spec }: PersonalConnector): string[] {
-  const names = namesOf(spec.probe).map(([kind, name]) => referenceIndex(kind, metadata.namespace, name));
-  return [...new Set(names)];
+export function referencesOf(connector: PersonalConnector): string[] {
+  const { namespace } = connector.metadata;
+  const all = [...probeReferences(connector), ...hostingReferences(connector)];
+  return [...new Set(all.map(({ kind, name }) => referenceIndex(kind, namespace, name)))];
 }
 
 /** Changes with what a connector's probe reads; empty when there is nothing, or nobody knows. */
-export function versionOf({ metadata, spec }: PersonalConnector, stores: ReferenceStores): string {
-  const names = namesOf(spec.probe);
-  if (!names.every(([kind]) => stores[kind].filled)) return '';
-  return names
-    .map(([kind, name]) => stores[kind].get(`${metadata.namespace}/${name}`)?.metadata)
-    .map(found => (found ? `${found.uid} ${found.resourceVersion}` : 'none'))
+export function versionOf(connector: PersonalConnector, stores: ReferenceStores): string {
+  const references = probeReferences(connector);
+  if (!references.every(({ kind }) => stores[kind].filled)) return '';
+  return references
+    .map(({ kind, name }) => stores[kind].get(`${connector.metadata.namespace}/${name}`)?.metadata)
+    .map(found => (found ? version(found) : 'none'))
     .join();
 }
 
-function namesOf({ headers = [], caBundle }: ProbeSpec = {}): [Kind, string][] {
-  const names = headers.map(({ valueFrom }): [Kind, string] => ['Secret', valueFrom.secretKeyRef.name]);
-  if (caBundle?.secretKeyRef) names.push(['Secret', caBundle.secretKeyRef.name]);
-  if (caBundle?.configMapKeyRef) names.push(['ConfigMap', caBundle.configMapKeyRef.name]);
-  return names;
+interface Reference {
+  kind: Kind;
+  name: string;
+}
+
+function probeReferences({ spec: { probe = {} } }: PersonalConnector): Reference[] {
+  const { headers = [], caBundle } = probe;
+  const found: Reference[] = headers.map(({ valueFrom }) => ({ kind: 'Secret', name: valueFrom.secretKeyRef.name }));
+  if (caBundle?.secretKeyRef) found.push({ kind: 'Secret', name: caBundle.secretKeyRef.name });
+  if (caBundle?.configMapKeyRef) found.push({ kind: 'ConfigMap', name: caBundle.configMapKeyRef.name });
+  return found;
+}
+
+/** What the environment of a hosted server may be made of. */
+function hostingReferences({ metadata, spec: { type, hosting = {} } }: PersonalConnector): Reference[] {
+  if (type !== 'aitronos_built') return [];
+  const { env = [], envFrom = [] } = hosting;
+  const found: Reference[] = [{ kind: 'Secret', name: credentialsSecret(metadata.name) }];
+  for (const { valueFrom } of env) {
+    if (valueFrom?.secretKeyRef) found.push({ kind: 'Secret', name: valueFrom.secretKeyRef.name });
+    if (valueFrom?.configMapKeyRef) found.push({ kind: 'ConfigMap', name: valueFrom.configMapKeyRef.name });
+  }
+  for (const { secretRef, configMapRef } of envFrom) {
+    if (secretRef) found.push({ kind: 'Secret', name: secretRef.name });
+    if (configMapRef) found.push({ kind: 'ConfigMap', name: configMapRef.name });
+  }
+  return found;
+}
+
+/** What a Secret or ConfigMap holds, as far as that is kept: the names of its keys, and a digest of it all. */
+export interface Contents {
+  keys: ReadonlySet<string>;
+  digest: string;
+}
+
+/** By kind and name, such as `Secret/jira-credentials`; `missing` if there is none. What may not be read is not in it. */
+export type Inputs = ReadonlyMap<string, Contents | 'missing'>;
+
+export type InputReader = (connector: PersonalConnector, signal: AbortSignal) => Promise<Inputs>;
+
+/**
+ * Makes what reads the Secrets and ConfigMaps of hosted servers: each version of one once, and of it nothing is kept but
+ * its Contents. The digest is salted by the object's UID, which only who may read it knows. Where there is no right to
+ * watch them, nothing is read.
+ */
+export function createInputReader(client: KubeClient, stores: ReferenceStores): InputReader {
+  const known = new Map<string, { version: string; contents: Contents }>();
+  for (const type of [SECRETS, CONFIG_MAPS]) {
+    stores[type.kind].subscribe(({ previous, current }) => {
+      if (previous && !current) known.delete(`${type.kind}/${previous.metadata.namespace}/${previous.metadata.name}`);
+    });
+  }
+
+  async function contentsOf({ kind, name }: Reference, namespace: string, signal: AbortSignal) {
+    if (!stores[kind].filled) return undefined;
+    const found = stores[kind].get(`${namespace}/${name}`);
+    if (!found) return 'missing';
+    const key = referenceIndex(kind, namespace, name);
+    const before = known.get(key);
+    if (before?.version === version(found.metadata)) return before.contents;
+    const type = kind === 'Secret' ? SECRETS : CONFIG_MAPS;
+    try {
+      const { metadata, data = {}, binaryData = {} } = await client.get<Filled>(type, { namespace, name }, signal);
+      const entries = [...Object.entries(data), ...Object.entries(binaryData)].sort(([a], [b]) => (a < b ? -1 : 1));
+      const digest = hash('sha256', JSON.stringify([metadata.uid, entries]));
+      const contents = { keys: new Set(entries.map(([name]) => name)), digest };
+      known.set(key, { version: version(metadata), contents });
+      return contents;
+    } catch (error) {
+      if (isNotFound(error)) return 'missing';
+      if (isForbidden(error)) return undefined;
+      throw error;
+    }
+  }
+
+  return async (connector, signal) => {
+    const inputs = new Map<string, Contents | 'missing'>();
+    for (const reference of hostingReferences(connector)) {
+      const key = `${reference.kind}/${reference.name}`;
+      const contents = inputs.get(key) ?? (await contentsOf(reference, connector.metadata.namespace, signal));
+      if (contents) inputs.set(key, contents);
+    }
+    return inputs;
+  };
+}
+
+type Filled = KubeObject & { data?: Record<string, string>; binaryData?: Record<string, string> };
+
+function version({ uid, resourceVersion }: Pick<ObjectMeta, 'uid' | 'resourceVersion'>): string {
+  return `${uid} ${resourceVersion}`;
 }

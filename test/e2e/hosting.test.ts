@@ -22,8 +22,12 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     await cluster.apply(SECRETS, {
       apiVersion: 'v1',
       kind: 'Secret',
-      metadata: { name: 'jira', namespace: cluster.namespace },
-      stringData: { JIRA_URL: 'https://jira.example.com', JIRA_PERSONAL_TOKEN: 'replace-me' },
+      metadata: { name: 'credentials', namespace: cluster.namespace },
+      stringData: {
+        JIRA_URL: 'https://jira.example.com',
+        JIRA_PERSONAL_TOKEN: 'replace-me',
+        TEAMS_ACCESS_TOKEN: 'replace-me',
+      },
     });
   });
   afterAll(() => cluster?.dispose());
@@ -35,13 +39,15 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     serverType: 'stdio',
     hosting: { image: inject('everythingImage'), command: ['node', SERVER, 'stdio'], ...more },
   });
-  /** It ends in order on SIGTERM, unlike the reference server over HTTP. */
-  const http = (more: Partial<PersonalConnectorSpec['hosting']> = {}): PersonalConnectorSpec => ({
-    name: 'Jira',
-    type: 'aitronos_built',
-    connectorId: 'jira',
-    hosting: { envFrom: [{ secretRef: { name: 'jira' } }], ...more },
-  });
+  /** One of the catalog, with another round of variables. */
+  const catalogued =
+    (connectorId: string) =>
+    (more: Partial<PersonalConnectorSpec['hosting']> = {}): PersonalConnectorSpec => ({
+      name: connectorId,
+      type: 'aitronos_built',
+      connectorId,
+      hosting: { envFrom: [{ secretRef: { name: 'credentials' } }], ...more },
+    });
 
   /** Where a client inside the cluster, but outside of its DNS, finds a connector's server. */
   async function urlOf({ metadata, status }: PersonalConnector): Promise<string> {
@@ -100,11 +106,12 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   });
 
   describe.each([
-    ['speaks http', http],
-    ['speaks stdio', stdio],
-  ])('that %s', (what, spec) => {
+    ['http', catalogued('jira')],
+    ['stdio, with a process for each session', stdio],
+    ['stdio, with one process for all', catalogued('teams')],
+  ])('that speaks %s', (what, spec) => {
     it('is replaced without a gap', async () => {
-      const name = `gapless-${what.at(-1)}`;
+      const name = `gapless-${what.length}`;
       await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: '0' }] }));
       const url = await urlOf(await cluster.untilReady(name, 'True', 'Ready'));
       const polled = await polling(url, async () => {

@@ -416,7 +416,7 @@ const liveOf = (replicas: number, before?: string): Deployment => {
 describe('the number of Pods that the spec leaves open', () => {
   const scaleOf = (lifecycle: 'active' | 'maintenance', live: Deployment | undefined, replicas?: number) => {
     const spec = { lifecycle, ...(replicas !== undefined && { hosting: { replicas } }) };
-    const { children = [] } = hosted.plan(makeConnector('aitronos_built', spec), makeContext(), live);
+    const { children = [] } = hosted.plan(makeConnector('aitronos_built', spec), makeContext(), { deployment: live });
     const [first] = children;
     const declared = (deploymentOf({ children } as Plan).spec as { replicas?: number }).replicas;
     return first?.fieldManager === 'personal-connector-operator-scale'
@@ -454,6 +454,75 @@ describe('the number of Pods that the spec leaves open', () => {
     ['is the spec’s none, then', 'maintenance', liveOf(2), 2, { declared: 0 }],
   ])('%s', (_what, lifecycle, live, replicas, expected) => {
     expect(scaleOf(lifecycle, live, replicas)).toEqual(expected);
+  });
+});
+
+describe('Secrets and ConfigMaps that the operator may read', () => {
+  const CATALOG = catalogOf({ requiredSecretKeys: ['TOKEN', 'URL'] });
+  const contents = (digest: string, ...keys: string[]) => ({ digest, keys: new Set(keys) });
+  const planned = (inputs: Record<string, ReturnType<typeof contents> | 'missing'>, hosting = {}, live?: Deployment) =>
+    hosted.plan(makeConnector('aitronos_built', { hosting }), makeContext(CATALOG), {
+      inputs: new Map(Object.entries(inputs)),
+      deployment: live,
+    });
+  const digest = (made: Plan): unknown =>
+    (deploymentOf(made).spec as { template: { metadata: { annotations?: object } } }).template.metadata.annotations;
+  const SECRET = 'Secret/clickup-credentials';
+
+  it.each<[string, Parameters<typeof planned>[0], object, string]>([
+    [
+      'there is none',
+      { [SECRET]: 'missing' },
+      {},
+      'the Secret clickup-credentials does not exist: create it with TOKEN, URL, and the server starts by itself',
+    ],
+    [
+      'it lacks a key',
+      { [SECRET]: contents('a', 'TOKEN') },
+      {},
+      'the Secret clickup-credentials has no key URL: add it, and the server starts by itself',
+    ],
+    [
+      'there is no ConfigMap',
+      { 'ConfigMap/own': 'missing' },
+      { envFrom: [{ configMapRef: { name: 'own' } }] },
+      'the ConfigMap own does not exist: create it, and the server starts by itself',
+    ],
+    [
+      'a variable names a key that is not there',
+      { [SECRET]: contents('a', 'TOKEN', 'URL'), 'Secret/own': contents('b', 'X') },
+      { env: [{ name: 'A', valueFrom: { secretKeyRef: { name: 'own', key: 'A' } } }] },
+      'the Secret own has no key A: add it, and the server starts by itself',
+    ],
+  ])('keep a server from being made when %s', (_what, inputs, hosting, message) => {
+    expect(planned(inputs, hosting)).toMatchObject({
+      accepted: { status: 'False', reason: 'SecretNotFound', message },
+      children: undefined,
+    });
+  });
+
+  it('may be missing where they are optional, or not known', () => {
+    const optional = { env: [{ name: 'A', valueFrom: { secretKeyRef: { name: 'own', key: 'A', optional: true } } }] };
+    const there = { [SECRET]: contents('a', 'TOKEN', 'URL') };
+    expect(planned({ ...there, 'Secret/own': 'missing' }, optional).accepted.status).toBe('True');
+    expect(planned({}).accepted.status).toBe('True');
+  });
+
+  it('make new Pods when they change, and only then', () => {
+    const one = digest(planned({ [SECRET]: contents('a', 'TOKEN', 'URL') }));
+    expect(one).toEqual({ 'connectors.aitronos.com/inputs': expect.stringMatching(/^[0-9a-f]{16}$/) });
+    expect(digest(planned({ [SECRET]: contents('a', 'URL', 'TOKEN') }))).toEqual(one);
+    expect(digest(planned({ [SECRET]: contents('b', 'TOKEN', 'URL') }))).not.toEqual(one);
+    // What the server does not use is none of its business.
+    expect(digest(planned({ [SECRET]: contents('a', 'TOKEN', 'URL'), 'Secret/x': contents('c') }))).toEqual(one);
+  });
+
+  it('make no new Pods while nobody knows what they hold', () => {
+    const annotations = { 'connectors.aitronos.com/inputs': '0123456789abcdef' };
+    const live = liveOf(1);
+    live.spec.template = { ...live.spec.template, metadata: { annotations } };
+    expect(digest(planned({}, {}, live))).toEqual(annotations);
+    expect(digest(planned({}))).toBeUndefined();
   });
 });
 
