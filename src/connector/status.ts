@@ -10,7 +10,7 @@ import {
   type Finding,
   type PersonalConnector,
 } from '../api/connector.ts';
-import type { Condition, PersonalConnectorStatus } from '../api/generated.ts';
+import type { Condition, PersonalConnectorSpec, PersonalConnectorStatus } from '../api/generated.ts';
 import type { EventRecord } from '../kube/events.ts';
 import type { ProbeResult } from '../probe/schedule.ts';
 import type { Verdict } from '../probe/verdict.ts';
@@ -260,6 +260,9 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
   // Against an approval, that is a condition and has its Event.
   if (tools !== undefined && !events.some(({ reason }) => reason === 'ToolsChanged'))
     events.push({ type: 'Normal', reason: 'ToolsChanged', action: 'Verified', note: tools });
+  const version = versionDiffers(connector.spec, next);
+  if (version !== undefined && version !== versionDiffers(connector.spec, before))
+    events.push({ type: 'Normal', reason: 'VersionDiffers', action: 'Verified', note: version });
   const { lifecycle, replacedBy } = connector.spec;
   const told = before?.conditions?.some(({ message }) => message.includes('; deprecated'));
   if (lifecycle === 'deprecated' && before?.observedGeneration !== next.observedGeneration && !told) {
@@ -267,6 +270,26 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
     events.push({ type: 'Warning', reason: 'Deprecated', action: 'Lifecycle', note });
   }
   return events;
+}
+
+/**
+ * How the version that a hosted server tells differs from the one that was asked for, in words; undefined if it does not, or
+ * one of them is not known. That is no fault: servers tell what they like, some that of a library.
+ */
+function versionDiffers(
+  { version }: PersonalConnectorSpec,
+  { hosting, server, conditions = [] }: PersonalConnectorStatus = {},
+): string | undefined {
+  const tag = /:([^:/@]+)$/.exec(hosting?.image ?? '')?.[1];
+  const said = server?.version;
+  // While Pods are replaced, what was said before is no word of the new ones.
+  const isSettled = conditions.some(({ type, status }) => type === 'Ready' && status === 'True');
+  if (said === undefined || tag === undefined || !isSettled) return undefined;
+  const plain = (text: string): string => text.replace(/^v(?=\d)/, '').replace(/[+_].*$/, '');
+  const wanted = version ?? (/^v?\d+(\.\d+)+/.test(tag) ? tag : undefined);
+  if (wanted === undefined || plain(wanted) === plain(said)) return undefined;
+  const source = version === undefined ? 'its image has the tag' : 'spec.version is';
+  return `the server says that its version is ${said}, and ${source} ${wanted} (image ${hosting?.image})`;
 }
 
 /** What is new of a server's tools, in words; undefined if nothing is, or it is another server. */

@@ -562,6 +562,48 @@ describe('the Events of a change', () => {
     eventsOf(makeConnector('custom', spec, before ? { status: before } : {}), next).map(
       ({ type, reason, action, note }) => `${type} ${action} ${reason}: ${note}`,
     );
+  describe('of the version', () => {
+    const at = (
+      image: string,
+      version: string,
+      more: Partial<PersonalConnectorStatus> = {},
+    ): PersonalConnectorStatus => ({
+      ...find(),
+      hosting: { deployment: 'd', image, replicas: 1, readyReplicas: 1 },
+      server: { version, protocolVersion: '2025-11-25' },
+      ...more,
+    });
+    const told = (...args: Parameters<typeof events>): string[] =>
+      events(...args).filter(event => event.includes('VersionDiffers'));
+
+    it.each<[string, PersonalConnectorStatus, Partial<PersonalConnectorSpec>, string[]]>([
+      [
+        'that the spec names and the server does not',
+        at('r/jira:1.0.0', '2.0.0'),
+        { version: '1.0.0' },
+        ['the server says that its version is 2.0.0, and spec.version is 1.0.0 (image r/jira:1.0.0)'],
+      ],
+      [
+        'of the image that is another one',
+        at('r/jira:v1.0.0', '2.0.0'),
+        {},
+        ['the server says that its version is 2.0.0, and its image has the tag v1.0.0 (image r/jira:v1.0.0)'],
+      ],
+      ['that agrees', at('r/jira:v1.0.0_build.5', '1.0.0'), { version: '1.0.0+build.5' }, []],
+      ['of an image without one', at('localhost:5000/jira@sha256:0', '2.0.0'), {}, []],
+      ['of an image whose tag is no version', at('r/jira:latest', '2.0.0'), {}, []],
+      ['of one that is being replaced', at('r/jira:1.0.0', '2.0.0', { conditions: [] }), {}, []],
+    ])('%s', (_what, next, spec, expected) => {
+      expect(told(next, undefined, spec)).toEqual(expected.map(text => `Normal Verified VersionDiffers: ${text}`));
+    });
+
+    it('is told once', () => {
+      const status = at('r/jira:1.0.0', '2.0.0');
+      expect(told(status, status)).toEqual([]);
+      expect(told(at('r/jira:1.0.0', '3.0.0'), status)).toHaveLength(1);
+    });
+  });
+
   const good = find();
   const bad = find({ result: result({ kind: 'refused' }) });
   const worse = find({ result: result({ kind: 'timeout', afterMs: 1_000 }) });
