@@ -6,6 +6,7 @@ import { createServer, type IncomingMessage, type ServerResponse, request as sen
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { READY_PATH } from '../../src/bridge/layout.ts';
 import { cacheDir, isOnPath } from '../cluster/binaries.ts';
 import { lock } from '../cluster/lock.ts';
 import { ensurePackages } from '../cluster/packages.ts';
@@ -80,6 +81,8 @@ export interface Command {
   command: string;
   args: (port: number) => readonly string[];
   env?: (port: number) => Record<string, string>;
+  /** Path that answers 200 once it can be used; absent, that is when its port answers. */
+  ready?: string;
 }
 
 export interface RealServer extends AsyncDisposable {
@@ -87,7 +90,11 @@ export interface RealServer extends AsyncDisposable {
 }
 
 /** Starts a server as a process that dies with the tests, and waits until its port answers. */
-export async function start(name: string, { command, args, env }: Command, signal: AbortSignal): Promise<RealServer> {
+export async function start(
+  name: string,
+  { command, args, env, ready }: Command,
+  signal: AbortSignal,
+): Promise<RealServer> {
   const dir = mkdtempSync(join(tmpdir(), 'pco-zoo-'));
   const port = await closedPort();
   const daemon = startDaemon({
@@ -104,12 +111,20 @@ export async function start(name: string, { command, args, env }: Command, signa
   };
   try {
     const alive = AbortSignal.any([signal, daemon.ended]);
-    await until(`${name} at port ${port}`, () => answers(port), { signal: alive, timeoutMs: START_MS });
+    await until(`${name} at port ${port}`, () => (ready === undefined ? answers(port) : isReady(port, ready)), {
+      signal: alive,
+      timeoutMs: START_MS,
+    });
   } catch (error) {
     await close();
     throw error;
   }
   return { port, [Symbol.asyncDispose]: close };
+}
+
+async function isReady(port: number, path: string): Promise<boolean> {
+  const { status } = await fetch(`http://127.0.0.1:${port}${path}`);
+  return status === 200;
 }
 
 function answers(port: number): Promise<boolean> {
@@ -169,6 +184,16 @@ export interface Real {
 const EVERYTHING = '@modelcontextprotocol/server-everything/dist/index.js';
 const MEMORY = '@modelcontextprotocol/server-memory/dist/index.js';
 
+/** A stdio server behind the bridge of this project. */
+function ourBridge(...args: string[]): Command {
+  const bridge = join(HERE, '..', '..', 'src', 'bridge', 'main.ts');
+  return {
+    command: process.execPath,
+    args: port => [bridge, '--port', String(port), ...args],
+    ready: READY_PATH,
+  };
+}
+
 /** Servers of npm, from where installNpm put them. */
 export function npmServers(installed: string): Record<string, Real> {
   const bin = (path: string): string => join(installed, 'node_modules', path);
@@ -191,7 +216,15 @@ export function npmServers(installed: string): Record<string, Real> {
   });
   const facts = { name: 'mcp-servers/everything', protocolVersion: '2025-11-25' };
   const memory = { facts: { name: 'memory-server' }, tools: ['create_entities'] };
+  const stdio = [process.execPath, bin(EVERYTHING), 'stdio'];
   return {
+    'server-everything behind our bridge, in sessions': { command: ourBridge('--', ...stdio), facts, tools: ['echo'] },
+    'server-everything behind our bridge, stateless': {
+      command: ourBridge('--stateless', '--', ...stdio),
+      facts: { ...facts, protocolVersion: '2026-07-28' },
+      tools: ['echo'],
+    },
+    'server-memory behind our bridge': { command: ourBridge('--', process.execPath, bin(MEMORY)), ...memory },
     'server-everything over Streamable HTTP': { command: everything('streamableHttp'), facts, tools: ['echo'] },
     'server-everything over HTTP+SSE': {
       command: everything('sse'),
@@ -253,9 +286,12 @@ export function pythonServers(python: string): Record<string, Real> {
     command: python,
     args: port => [join(HERE, 'pypi', 'server.py'), String(port), mode],
   });
+  const stdio = [python, join(HERE, 'pypi', 'server.py'), '0', 'stdio'];
   const fast = { facts: { name: 'fastmcp-zoo', version: '3.2.1' }, tools: ['count', 'feed'] };
   const jira = { facts: { name: 'Atlassian MCP' }, tools: ['jira_get_issue'] };
   return {
+    'FastMCP behind our bridge, in sessions': { command: ourBridge('--', ...stdio), ...fast },
+    'FastMCP behind our bridge, stateless': { command: ourBridge('--stateless', '--', ...stdio), ...fast },
     'FastMCP, stateful': { command: fastmcp('http'), ...fast },
     'FastMCP, stateless': { command: fastmcp('stateless'), ...fast },
     'FastMCP, at a path that redirects (Starlette)': { command: fastmcp('http'), path: '/mcp/', ...fast },

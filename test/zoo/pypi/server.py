@@ -1,4 +1,4 @@
-"""A server of FastMCP. Arguments: the port; `http`, `stateless` or `sse`."""
+"""A server of FastMCP. Arguments: the port; `http`, `stateless`, `sse` or `stdio`."""
 
 import sys
 
@@ -20,6 +20,9 @@ def count() -> int:
 
 
 port, mode = sys.argv[1:]
-options = {"stateless_http": mode == "stateless"} if mode != "sse" else {}
-transport = "sse" if mode == "sse" else "http"
-server.run(transport=transport, host="127.0.0.1", port=int(port), show_banner=False, **options)
+if mode == "stdio":
+    server.run(transport="stdio", show_banner=False)
+else:
+    options = {"stateless_http": mode == "stateless"} if mode != "sse" else {}
+    transport = "sse" if mode == "sse" else "http"
+    server.run(transport=transport, host="127.0.0.1", port=int(port), show_banner=False, **options)
