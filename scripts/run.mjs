@@ -25,6 +25,7 @@ const tasks = {
   alarms: ['test/zoo/alarms.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   'bench:restart': ['test/bench/restart.ts'],
+  'bench:bridge': ['test/bench/bridge.ts'],
   figures: ['test/bench/figures.ts'],
   soak: ['test/faults/soak.ts'],
   mutations: ['test/faults/mutations.ts'],

@@ -109,7 +109,7 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       });
       return { over };
     };
-    const supervisor = supervise({ attempt, onFailure, signal });
+    const supervisor = supervise({ attempt, onFailure, soundAfterMs: 5_000, signal });
     const handler = createStateless({
       server: () => serving ?? { trouble: supervisor.trouble() ?? 'the server starts' },
     });
@@ -127,7 +127,8 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       ending = peer.end();
       return { over: suspect.promise };
     };
-    const supervisor = supervise({ attempt, onFailure, signal });
+    // The one that was tried out is the proof: what happens to those of sessions is none of it.
+    const supervisor = supervise({ attempt, onFailure, soundAfterMs: 0, signal });
     const { maxSessions: most, idleMs } = options;
     const handler = createSessions({ start, most, idleMs, onStillborn: why => suspect.resolve(why) });
     return { handler, supervisor, close: async () => void (await Promise.all([handler.close(), ending])) };

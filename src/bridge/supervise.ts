@@ -8,6 +8,8 @@ export interface SupervisorOptions {
   attempt: () => Promise<{ over: Promise<string> }>;
   /** Told of each failure, and how long it waits before the next attempt. */
   onFailure: (why: string, waitMs: number) => void;
+  /** Who has answered and lived for so long is sound: when it ends, failures are counted anew. */
+  soundAfterMs: number;
   signal: AbortSignal;
 }
 
@@ -15,8 +17,6 @@ const FIRST_WAIT_MS = 500;
 const MOST_WAIT_MS = 30_000;
 /** About 15 s of trying: after that the kubelet's own back-off, and its word in the status, are of more use. */
 const MOST_FAILURES = 5;
-/** Who has run for so long is no failure when it ends: its count begins anew. */
-const SOUND_AFTER_MS = 30_000;
 
 export interface Supervisor {
   /** Whether the server answers; else, why not. */
@@ -25,16 +25,17 @@ export interface Supervisor {
   done: Promise<void>;
 }
 
-export function supervise({ attempt, onFailure, signal }: SupervisorOptions): Supervisor {
+export function supervise({ attempt, onFailure, soundAfterMs, signal }: SupervisorOptions): Supervisor {
   let trouble: string | undefined = 'the server has not answered yet';
 
   async function keep(): Promise<void> {
     let hasAnswered = false;
     let failures = 0;
     while (!signal.aborted) {
-      const startedAt = performance.now();
+      let answeredAt: number | undefined;
       try {
         const { over } = await attempt();
+        answeredAt = performance.now();
         hasAnswered = true;
         trouble = undefined;
         trouble = await over;
@@ -42,7 +43,8 @@ export function supervise({ attempt, onFailure, signal }: SupervisorOptions): Su
         trouble = error instanceof Error ? error.message : String(error);
       }
       if (signal.aborted) return;
-      failures = performance.now() - startedAt > SOUND_AFTER_MS ? 1 : failures + 1;
+      const isSound = answeredAt !== undefined && performance.now() - answeredAt >= soundAfterMs;
+      failures = isSound ? 1 : failures + 1;
       if (!hasAnswered || failures > MOST_FAILURES) throw new Error(trouble);
       const waitMs = Math.min(MOST_WAIT_MS, FIRST_WAIT_MS * 2 ** (failures - 1));
       onFailure(trouble, waitMs);

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from 'vitest';
-import { calling, INITIALIZE, isAlive, type Message, rpc, start, until } from './support.ts';
+import { calling, childrenOf, INITIALIZE, isAlive, type Message, onLinux, rpc, start, until } from './support.ts';
 
 const GET = { accept: 'text/event-stream' };
 
@@ -61,7 +61,7 @@ describe('a session', () => {
     expect(await bridge.client.call(b.session, 'level')).toBe(null);
   });
 
-  it('ends with DELETE, and all that its server started with it', async () => {
+  onLinux('ends with DELETE, and all that its server started with it', async () => {
     await using bridge = await start();
     const { session } = await bridge.client.initialize();
     const pid = Number(await bridge.client.call(session, 'pid'));
@@ -104,7 +104,7 @@ describe('a session', () => {
     expect(messages[0]?.error?.code).toBe(-32000);
   });
 
-  it('ends when it was idle for too long, but not while it is used', async () => {
+  onLinux('ends when it was idle for too long, but not while it is used', async () => {
     await using bridge = await start({ idleMs: 150 });
     const { session } = await bridge.client.initialize();
     const pid = Number(await bridge.client.call(session, 'pid'));
@@ -356,9 +356,29 @@ describe('readiness', () => {
   });
 });
 
+describe('a server that is killed as it begins', () => {
+  onLinux('costs no other session, however often', async () => {
+    await using bridge = await start({ maxSessions: 20 });
+    const { session } = await bridge.client.initialize();
+    const own = Number(await bridge.client.call(session, 'pid'));
+    for (let round = 0; round < 8; round++) {
+      const beginning = bridge.client.post(rpc('initialize', INITIALIZE));
+      let victim: number | undefined;
+      await until(async () => {
+        victim = (await childrenOf(process.pid)).find(pid => pid !== own);
+        return victim !== undefined;
+      });
+      process.kill(victim ?? 0, 'SIGKILL');
+      await beginning;
+      await until(() => bridge.trouble() === undefined);
+    }
+    expect(await bridge.client.call(session, 'count')).toBe(1);
+  });
+});
+
 describe('the end', () => {
   // A server that heeds neither the end of its stdin nor SIGTERM has 6 s.
-  it('answers what is in hand, and leaves no process', { timeout: 20_000 }, async () => {
+  onLinux('answers what is in hand, and leaves no process', { timeout: 20_000 }, async () => {
     const bridge = await start({ habit: 'stubborn' });
     const { session } = await bridge.client.initialize();
     const pid = Number(await bridge.client.call(session, 'pid'));

@@ -1,8 +1,10 @@
 /** A bridge in this process, before a server that does as it is told, and a client that sees each byte of HTTP. */
 
+import { readdir, readFile } from 'node:fs/promises';
 import { Agent, request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { createParser } from 'eventsource-parser';
+import { it } from 'vitest';
 import { createLog } from '../../../src/bridge/log.ts';
 import { type Bridge, type BridgeOptions, startBridge } from '../../../src/bridge/main.ts';
 
@@ -49,11 +51,20 @@ export async function until(isSo: () => boolean | Promise<boolean>): Promise<voi
   while (!(await isSo())) await new Promise(resolve => setTimeout(resolve, 5));
 }
 
+/** What looks at processes by /proc; elsewhere they are skipped: the bridge runs on Linux only. */
+export const onLinux = it.skipIf(process.platform !== 'linux');
+
 /** Whether a process is there; one that has ended and that nobody has asked for is not. */
 export async function isAlive(pid: number): Promise<boolean> {
-  const { readFile } = await import('node:fs/promises');
   const state = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
   return state !== undefined && !/\) Z /.test(state);
+}
+
+/** The processes that a process has started. */
+export async function childrenOf(pid: number): Promise<number[]> {
+  const tasks = `/proc/${pid}/task`;
+  const lists = (await readdir(tasks)).map(task => readFile(join(tasks, task, 'children'), 'utf8').catch(() => ''));
+  return (await Promise.all(lists)).join(' ').split(' ').filter(Boolean).map(Number);
 }
 
 export interface Answer {
