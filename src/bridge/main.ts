@@ -58,12 +58,15 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
   const stopping = new AbortController();
   const { signal } = stopping;
 
+  /** Of any of its processes: why one ended is most likely there. */
+  let lastSaid = '';
   const start = (onMessage: (message: Message) => void): Peer => {
     let noise = 0;
     const onLine = (line: string, from: 'stderr' | 'stdout'): void => {
       if (from === 'stdout' && noise++ === 0)
         log.warn('the server says on stdout what is no MCP message: it is logged, and not passed on');
       log.line(line);
+      if (/\w/.test(line)) lastSaid = line;
     };
     return createPeer(take => startProcess({ command, onMessage: take, onLine }), onMessage);
   };
@@ -151,7 +154,8 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
     trouble,
     done: supervisor.done.catch(async error => {
       await close();
-      throw new Error(`the server is of no use: ${error instanceof Error ? error.message : String(error)}`);
+      const why = error instanceof Error ? error.message : String(error);
+      throw new Error(`the server is of no use: ${why}${lastSaid && `; it said last: ${lastSaid}`}`);
     }),
     async stop() {
       isStopping = true;

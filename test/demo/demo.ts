@@ -112,7 +112,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   }
 }
 
-export type Images = Record<'operator' | 'jira' | 'clickup' | 'teams' | 'everything', Image>;
+export type Images = Record<'operator' | 'jira' | 'clickup' | 'teams' | 'everything' | 'static', Image>;
 
 async function buildImages(options: { signal: AbortSignal; progress: (line: string) => void }): Promise<Images> {
   const dir = (name: string): string => join(root, 'test', 'cluster', 'images', name);
@@ -137,14 +137,15 @@ async function buildImages(options: { signal: AbortSignal; progress: (line: stri
     for (const file of ['operator.mjs', 'bridge.mjs']) cpSync(join(dist, file), join(context, 'dist', file));
     cpSync(join(root, 'Dockerfile'), join(context, 'Dockerfile'));
     const operator = await buildImage(source('operator', context, { BASE: 'node' }), options);
-    return { operator, jira, clickup, teams, everything };
+    const bare = await buildImage(source('static', dir('static'), { BASE: 'pause' }), options);
+    return { operator, jira, clickup, teams, everything, static: bare };
   } finally {
     rmSync(context, { recursive: true, force: true });
   }
 }
 
 /** What differs from the chart's defaults: images that are here, and leave to reach the servers in namespace `tools`. */
-function chartValues({ operator, everything, ...hosted }: Images): object {
+function chartValues({ operator, everything, static: bare, ...hosted }: Images): object {
   const split = ({ image }: Image): [string, string] => {
     const colon = image.lastIndexOf(':');
     return [image.slice(0, colon), image.slice(colon + 1)];
@@ -159,7 +160,7 @@ function chartValues({ operator, everything, ...hosted }: Images): object {
       }),
     ),
     addressPolicy: { allowHosts: ['*.tools.svc.cluster.local'] },
-    allowedImages: [`${everything.image.split(':')[0]}:*`, 'registry.invalid/*'],
+    allowedImages: [everything, bare].map(({ image }) => `${image.split(':')[0]}:*`).concat('registry.invalid/*'),
   };
 }
 

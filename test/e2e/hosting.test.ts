@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import type { PersonalConnector } from '../../src/api/connector.ts';
+import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { KubeObject } from '../../src/api/meta.ts';
 import { PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
@@ -13,6 +13,15 @@ import type { Polled, Used } from './client.ts';
 const CLIENT = join(import.meta.dirname, 'client.ts');
 const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
 const SERVER = 'node_modules/@modelcontextprotocol/server-everything/dist/index.js';
+
+/** Kills the server of Teams, by what its bridge was told to start; fails if there is none. */
+const KILL_TEAMS = `
+  const { readdirSync, readFileSync } = require('node:fs');
+  const isIt = pid => { try { return readFileSync('/proc/' + pid + '/cmdline', 'utf8').startsWith('node\\0/app/start.mjs'); } catch { return false; } };
+  const found = readdirSync('/proc').filter(name => /^\\d+$/.test(name)).filter(isIt);
+  for (const pid of found) process.kill(Number(pid), 'SIGKILL');
+  process.exit(found.length > 0 ? 0 : 1);
+`;
 
 describe.skipIf(inject('noNode'))('a hosted server', () => {
   let cluster: Sandbox;
@@ -96,13 +105,52 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     expect(used.auto.tools).toEqual(used.legacy.tools);
   });
 
+  it('that speaks stdio needs nothing of its image but itself', async () => {
+    const answer =
+      '{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"static","version":"1.0.0"}}';
+    const script = `while read -r line; do case "$line" in *'"initialize"'*) id="\${line#*'"id":'}"; printf '{"jsonrpc":"2.0","id":%s,"result":${answer}}\\n' "\${id%%,*}";; esac; done`;
+    await cluster.applyConnector(
+      'static',
+      stdio({ image: inject('staticImage'), command: ['/bin/busybox', 'sh', '-c', script] }),
+    );
+    const { status } = await cluster.untilReady('static', 'True', 'Ready');
+    expect(status?.server).toMatchObject({ name: 'static', version: '1.0.0' });
+  });
+
   it('that speaks stdio and cannot start says why, in its own words', async () => {
     const command = ['node', '-e', 'console.error("no licence for this host"); process.exit(4)'];
     await cluster.applyConnector('speechless', stdio({ command }));
     const failed = await cluster.untilReady('speechless', 'False', 'CrashLooping');
-    expect(readyOf(failed)?.message).toContain('the server is of no use: it ended with exit code 4');
+    expect(readyOf(failed)?.message).toContain(
+      'the server is of no use: it ended with exit code 4; it said last: no licence for this host',
+    );
     await cluster.applyConnector('speechless', stdio());
     await cluster.untilReady('speechless', 'True', 'Ready');
+  });
+
+  it('whose process and Pod are killed while it is used is there again', async () => {
+    await cluster.applyConnector('killed', catalogued('teams')());
+    const connector = await cluster.untilReady('killed', 'True', 'Ready');
+    const url = await urlOf(connector);
+    const podOf = async (): Promise<Pod | undefined> =>
+      (await cluster.list<Pod>(PODS)).find(
+        ({ metadata }) => metadata.name.startsWith('killed-') && !metadata.deletionTimestamp,
+      );
+    const first = await podOf();
+    const used = async (): Promise<string[]> =>
+      (await resultOf<Record<'legacy', Used>>(client('use', url))).legacy.tools;
+    const [program, ...args] = inject('insideCluster');
+    const killer = spawn(program, [...args, process.execPath, '-e', KILL_TEAMS], { stdio: 'inherit' });
+    expect(await once(killer, 'close')).toEqual([0, null]);
+    // Its bridge starts another one: the container goes on.
+    const tools = async (): Promise<string[]> => await used().catch(() => tools());
+    expect(await tools()).toContain('list_teams');
+    expect((await podOf())?.status.containerStatuses?.[0]?.restartCount).toBe(0);
+    await cluster.remove(PODS, first?.metadata.name ?? '');
+    await cluster.until<PersonalConnector>(PERSONAL_CONNECTORS, 'killed', found => readyOf(found)?.status !== 'True');
+    await cluster.untilReady('killed', 'True', 'Ready');
+    expect((await podOf())?.metadata.uid).not.toBe(first?.metadata.uid);
+    expect(await used()).toContain('list_teams');
   });
 
   describe.each([

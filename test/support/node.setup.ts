@@ -7,6 +7,7 @@ declare module 'vitest' {
     /** Why there is no node; the tests are skipped then. */
     noNode: string | undefined;
     everythingImage: string;
+    staticImage: string;
     /** What to run before a command that is to run where Service addresses work. */
     insideCluster: readonly [string, ...string[]];
   }
@@ -26,6 +27,7 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
   project.provide('kubeconfig', demo.node.kubeconfig);
   project.provide('auditLog', demo.node.auditLog);
   project.provide('everythingImage', demo.images.everything.image);
+  project.provide('staticImage', demo.images.static.image);
   const { command, args } = demo.node.enter('', []);
   project.provide('insideCluster', [command, ...args.slice(0, -1)]);
   return async () => {

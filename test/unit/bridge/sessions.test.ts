@@ -343,7 +343,11 @@ describe('readiness', () => {
   });
 
   it.each([
-    ['ends', { habit: 'exits' }, 'the server is of no use: it ended with exit code 3'],
+    [
+      'ends',
+      { habit: 'exits' },
+      'the server is of no use: it ended with exit code 3; it said last: cannot find what I need',
+    ],
     [
       'is not there',
       { command: ['/no/such/thing'] as [string] },
