@@ -40,7 +40,9 @@ export const ANNOTATION = {
   applied: 'connectors.aitronos.com/applied',
   /** On the Pods of a hosted server: digest of the Secrets and ConfigMaps of their environment, so that a change rolls. */
   inputs: 'connectors.aitronos.com/inputs',
-  /** On a Deployment in maintenance: how many Pods it had, and is to have again. Empty afterwards. */
+  /** On a Deployment whose number of Pods is the spec's. */
+  replicas: 'connectors.aitronos.com/spec-replicas',
+  /** On a Deployment in maintenance: how many Pods it had of others, and is to have again. */
   resume: 'connectors.aitronos.com/replicas-before-maintenance',
 } as const;
 

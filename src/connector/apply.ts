@@ -85,7 +85,11 @@ export function createApplier(client: KubeClient, stores: ChildStores): Applier 
       }
     }
     if (!belongsTo(live, connector, selectorLabels(connector.metadata))) throw new NameTaken(live);
-    if (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(object, live)) return;
+    if (
+      wish.fieldManager === undefined &&
+      (holds(live, object) || futile.get(live.metadata.uid) === fingerprint(object, live))
+    )
+      return;
     const { uid } = live.metadata;
     let refused: unknown;
     try {

@@ -80,27 +80,27 @@ export function desiredChildren(connector: PersonalConnector, settings: Settings
 }
 
 /**
- * The number of Pods at both ends of a maintenance, where others set it at all other times: as a field manager of its own,
+ * The number of Pods at both ends of a maintenance, where others set it at all other times: by a field manager of its own,
  * so that the number stays when it is not declared any more. It is the first wish: the Deployment's must not take it away.
  */
-function scale(
-  { metadata }: PersonalConnector,
-  { replicas, paused, deployment }: Settings,
-  live?: Deployment,
-): Desired[] {
-  if (replicas !== undefined || live?.metadata.name !== deployment) return [];
-  const before = live.metadata.annotations?.[ANNOTATION.resume] ?? '';
-  const now = live.spec.replicas ?? 1;
-  if (!paused && before === '') return [];
+function scale({ metadata }: PersonalConnector, settings: Settings, live?: Deployment): Desired[] {
+  if (live?.metadata.name !== settings.deployment) return [];
+  const { annotations = {} } = live.metadata;
+  const before = annotations[ANNOTATION.resume];
+  // What the spec said once, it does not say any more: then it is Kubernetes' own number.
+  const now = annotations[ANNOTATION.replicas] === undefined ? (live.spec.replicas ?? 1) : 1;
+  const isOpen = settings.replicas === undefined;
+  const isKept = isOpen && settings.paused;
+  if (isKept ? before !== undefined && live.spec.replicas === 0 : before === undefined) return [];
   const object = {
     apiVersion: 'apps/v1',
     kind: DEPLOYMENTS.kind,
     metadata: {
-      name: deployment,
+      name: settings.deployment,
       namespace: metadata.namespace,
-      annotations: { [ANNOTATION.resume]: paused ? String(now > 0 ? now : before || 1) : '' },
+      ...(isKept && { annotations: { [ANNOTATION.resume]: String(live.spec.replicas === 0 ? (before ?? 1) : now) } }),
     },
-    spec: { replicas: paused ? 0 : Number(before) },
+    spec: isOpen ? { replicas: isKept ? 0 : Number(before) } : {},
   };
   return [{ type: DEPLOYMENTS, object, fieldManager: SCALE_FIELD_MANAGER }];
 }
@@ -116,7 +116,10 @@ function deployment(
   return {
     apiVersion: 'apps/v1',
     kind: DEPLOYMENTS.kind,
-    metadata: meta(connector, settings.deployment, labels),
+    metadata: {
+      ...meta(connector, settings.deployment, labels),
+      ...(settings.replicas !== undefined && { annotations: { [ANNOTATION.replicas]: String(settings.replicas) } }),
+    },
     spec: {
       ...(replicas !== undefined && { replicas }),
       revisionHistoryLimit: 3,

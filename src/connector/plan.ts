@@ -18,7 +18,7 @@ export interface Context {
 export interface Desired {
   type: ResourceType;
   object: Declared;
-  /** Who applies it, where that is not the manager of all that the operator makes. */
+  /** Who applies it, where that is not the manager of all that the operator makes: planned only when there is cause. */
   fieldManager?: string;
 }
 

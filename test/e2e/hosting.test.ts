@@ -36,6 +36,7 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
         JIRA_URL: 'https://jira.example.com',
         JIRA_PERSONAL_TOKEN: 'replace-me',
         TEAMS_ACCESS_TOKEN: 'replace-me',
+        CLICKUP_API_TOKEN: 'replace-me',
       },
     });
   });
@@ -66,9 +67,11 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     return url.href;
   }
 
-  function client(command: 'use' | 'poll', url: string): ChildProcess {
+  function client(command: 'use' | 'poll', url: string, connections = 'kept'): ChildProcess {
     const [program, ...args] = inject('insideCluster');
-    return spawn(program, [...args, process.execPath, CLIENT, command, url], { stdio: ['pipe', 'pipe', 'inherit'] });
+    return spawn(program, [...args, process.execPath, CLIENT, command, url, connections], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
   }
 
   async function resultOf<T>(started: ChildProcess): Promise<T> {
@@ -82,8 +85,8 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   }
 
   /** Asks on and on while something happens. */
-  async function polling(url: string, work: () => Promise<void>): Promise<Polled> {
-    const started = client('poll', url);
+  async function polling(url: string, work: () => Promise<void>, connections?: string): Promise<Polled> {
+    const started = client('poll', url, connections);
     try {
       await work();
       return await resultOf<Polled>(started);
@@ -103,6 +106,16 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     const used = await resultOf<Record<'auto' | 'legacy', Used>>(client('use', await urlOf(connector)));
     expect(used.legacy.tools).toContain('echo');
     expect(used.auto.tools).toEqual(used.legacy.tools);
+  });
+
+  it('is reached at the Service that its URL names, as in http://clickup-mcp:8000', async () => {
+    await cluster.applyConnector('seed', { ...catalogued('clickup')(), serverUrl: 'http://clickup-mcp:8000' });
+    const { status } = await cluster.untilReady('seed', 'True', 'Ready');
+    expect(status).toMatchObject({
+      serverUrl: `http://clickup-mcp.${cluster.namespace}.svc.cluster.local:8000/mcp`,
+      hosting: { service: 'clickup-mcp' },
+      server: { tools: ['get_task'] },
+    });
   });
 
   it('that speaks stdio needs nothing of its image but itself', async () => {
@@ -126,6 +139,34 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     );
     await cluster.applyConnector('speechless', stdio());
     await cluster.untilReady('speechless', 'True', 'Ready');
+  });
+
+  it('whose replacement fails goes on serving, and says which Pod fails and why', async () => {
+    await cluster.applyConnector('failing', catalogued('teams')());
+    const before = await cluster.untilReady('failing', 'True', 'Ready');
+    const polled = await polling(await urlOf(before), async () => {
+      const command = ['node', '-e', 'console.error("no such tenant"); process.exit(7)'];
+      const bad = { ...stdio({ command }), connectorId: 'teams' };
+      await cluster.applyConnector('failing', bad);
+      const failed = await cluster.untilReady('failing', 'False', 'CrashLooping');
+      expect(readyOf(failed)?.message).toMatch(/^Pod failing-\S+: .* exit code 1 .*no such tenant/);
+      await cluster.applyConnector('failing', catalogued('teams')());
+      await cluster.untilReady('failing', 'True', 'Ready');
+    });
+    expect(polled.failed).toEqual([]);
+  });
+
+  it('that needs more memory than it has says so', async () => {
+    const greedy = ['node', '-e', 'const all = []; for (;;) all.push(Buffer.alloc(2 ** 24, 1))'];
+    const resources = { limits: { memory: '96Mi' } };
+    await cluster.applyConnector('greedy', {
+      name: 'Greedy',
+      type: 'aitronos_built',
+      connectorId: 'everything',
+      hosting: { image: inject('everythingImage'), command: greedy, resources },
+    });
+    const failed = await cluster.untilReady('greedy', 'False', 'CrashLooping');
+    expect(readyOf(failed)?.message).toContain('it needs more memory than spec.hosting.resources.limits gives it');
   });
 
   it('whose process and Pod are killed while it is used is there again', async () => {
@@ -154,24 +195,28 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   });
 
   describe.each([
-    ['http', catalogued('jira')],
-    ['stdio, with a process for each session', stdio],
-    ['stdio, with one process for all', catalogued('teams')],
-  ])('that speaks %s', (what, spec) => {
+    ['http', catalogued('jira'), 'fresh'],
+    ['stdio, with a process for each session', stdio, 'kept'],
+    ['stdio, with one process for all', catalogued('teams'), 'kept'],
+  ])('that speaks %s', (what, spec, connections) => {
     it('is replaced without a gap', async () => {
       const name = `gapless-${what.length}`;
       await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: '0' }] }));
       const url = await urlOf(await cluster.untilReady(name, 'True', 'Ready'));
-      const polled = await polling(url, async () => {
-        for (const round of ['1', '2']) {
-          await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: round }] }));
-          await cluster.untilReady(name, 'True', 'Ready');
-          // The old Pod is on its way out for some time.
-          const old = (pod: Pod): boolean => pod.metadata.deletionTimestamp !== undefined;
-          for (const pod of (await cluster.list<Pod>(PODS)).filter(old))
-            await cluster.until(PODS, pod.metadata.name, found => found === undefined);
-        }
-      });
+      const polled = await polling(
+        url,
+        async () => {
+          for (const round of ['1', '2']) {
+            await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: round }] }));
+            await cluster.untilReady(name, 'True', 'Ready');
+            // The old Pod is on its way out for some time.
+            const old = (pod: Pod): boolean => pod.metadata.deletionTimestamp !== undefined;
+            for (const pod of (await cluster.list<Pod>(PODS)).filter(old))
+              await cluster.until(PODS, pod.metadata.name, found => found === undefined);
+          }
+        },
+        connections,
+      );
       expect(polled.failed).toEqual([]);
       expect(polled.asked).toBeGreaterThan(10);
     });

@@ -99,7 +99,8 @@ const scenarios: Scenario[] = [
 
 const CHILDREN: Record<Scenario['end'], string[]> = {
   old: ['Deployment <name>', 'NetworkPolicy <name>', 'Service <name>-old'],
-  new: ['Deployment <name>', 'NetworkPolicy <name>', 'Service <name>-new'],
+  // Of two Pods.
+  new: ['Deployment <name>', 'NetworkPolicy <name>', 'PodDisruptionBudget <name>', 'Service <name>-new'],
   remote: [],
   gone: [],
 };

@@ -329,13 +329,18 @@ function statusSnapshot(
 
 function childSnapshot(child: Child & { metadata: { finalizers?: string[] } }, connector?: PersonalConnector) {
   const { name, labels = {}, annotations = {}, ownerReferences = [], finalizers = [] } = child.metadata;
-  const { [REVISION]: _, [ANNOTATION.applied]: applied, ...others } = annotations;
+  // How many Pods it had before is its own story.
+  const { [REVISION]: _, [ANNOTATION.applied]: applied, [ANNOTATION.resume]: resume, ...others } = annotations;
   return {
     kind: child.kind,
     name,
     labels,
     // The hash covers the owner's UID.
-    annotations: { ...others, ...(applied !== undefined && { [ANNOTATION.applied]: '<hash>' }) },
+    annotations: {
+      ...others,
+      ...(resume !== undefined && { [ANNOTATION.resume]: '<kept>' }),
+      ...(applied !== undefined && { [ANNOTATION.applied]: '<hash>' }),
+    },
     owners: ownerReferences.map(({ uid, ...reference }) => ({
       ...reference,
       is: uid === connector?.metadata.uid ? ('the living connector' as const) : ('something else' as const),

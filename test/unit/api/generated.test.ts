@@ -32,6 +32,7 @@ describe('what is generated from the CRD', () => {
       'charts/personal-connector-operator/templates/crd.yaml',
       'docs/reference/personalconnector.md',
       'docs/reference/conditions.md',
+      'docs/reference/catalog.md',
       'docs/reliability.md',
     ]);
     for (const [path, text] of Object.entries(generated)) {

@@ -406,10 +406,12 @@ const catalogOf = (entry: object): PolicyInput => ({
 });
 
 /** A Deployment as it is in the cluster, with so many Pods, and as many to come back to. */
-const liveOf = (replicas: number, before?: string): Deployment => {
+const liveOf = (replicas: number, before?: string, specs?: string): Deployment => {
   const live = deployment(READY, { replicas });
-  if (before !== undefined)
-    live.metadata.annotations = { 'connectors.aitronos.com/replicas-before-maintenance': before };
+  live.metadata.annotations = {
+    ...(before !== undefined && { 'connectors.aitronos.com/replicas-before-maintenance': before }),
+    ...(specs !== undefined && { 'connectors.aitronos.com/spec-replicas': specs }),
+  };
   return live;
 };
 
@@ -433,7 +435,14 @@ describe('the number of Pods that the spec leaves open', () => {
     ['is let be', 'active', liveOf(3), undefined, { declared: undefined }],
     ['is none of one that is made in maintenance', 'maintenance', undefined, undefined, { declared: 0 }],
     ['is kept for later', 'maintenance', liveOf(3), undefined, { declared: undefined, scaled: 0, before: '3' }],
-    ['stays kept', 'maintenance', liveOf(0, '3'), undefined, { declared: undefined, scaled: 0, before: '3' }],
+    ['stays kept', 'maintenance', liveOf(0, '3'), undefined, { declared: undefined }],
+    [
+      'is none that the spec said',
+      'maintenance',
+      liveOf(3, undefined, '3'),
+      undefined,
+      { declared: undefined, scaled: 0, before: '1' },
+    ],
     [
       'is one where none is known',
       'maintenance',
@@ -448,9 +457,15 @@ describe('the number of Pods that the spec leaves open', () => {
       undefined,
       { declared: undefined, scaled: 0, before: '2' },
     ],
-    ['comes back', 'active', liveOf(0, '3'), undefined, { declared: undefined, scaled: 3, before: '' }],
-    ['is let be afterwards', 'active', liveOf(5, ''), undefined, { declared: undefined }],
-    ['is the spec’s if it says one', 'active', liveOf(5, '3'), 2, { declared: 2 }],
+    ['comes back', 'active', liveOf(0, '3'), undefined, { declared: undefined, scaled: 3, before: undefined }],
+    ['is the spec’s if it says one', 'active', liveOf(5), 2, { declared: 2 }],
+    [
+      'is forgotten when the spec says one',
+      'maintenance',
+      liveOf(0, '3'),
+      2,
+      { declared: 0, scaled: undefined, before: undefined },
+    ],
     ['is the spec’s none, then', 'maintenance', liveOf(2), 2, { declared: 0 }],
   ])('%s', (_what, lifecycle, live, replicas, expected) => {
     expect(scaleOf(lifecycle, live, replicas)).toEqual(expected);
