@@ -87,22 +87,33 @@ function scale({ metadata }: PersonalConnector, settings: Settings, live?: Deplo
   if (live?.metadata.name !== settings.deployment) return [];
   const { annotations = {} } = live.metadata;
   const before = annotations[ANNOTATION.resume];
-  // What the spec said once, it does not say any more: then it is Kubernetes' own number.
-  const now = annotations[ANNOTATION.replicas] === undefined ? (live.spec.replicas ?? 1) : 1;
+  const now = live.spec.replicas ?? 1;
   const isOpen = settings.replicas === undefined;
-  const isKept = isOpen && settings.paused;
-  if (isKept ? before !== undefined && live.spec.replicas === 0 : before === undefined) return [];
-  const object = {
-    apiVersion: 'apps/v1',
-    kind: DEPLOYMENTS.kind,
-    metadata: {
-      name: settings.deployment,
-      namespace: metadata.namespace,
-      ...(isKept && { annotations: { [ANNOTATION.resume]: String(live.spec.replicas === 0 ? (before ?? 1) : now) } }),
-    },
-    spec: isOpen ? { replicas: isKept ? 0 : Number(before) } : {},
+  const wish = (spec: object, kept?: number): Desired[] => {
+    const object = {
+      apiVersion: 'apps/v1',
+      kind: DEPLOYMENTS.kind,
+      metadata: {
+        name: settings.deployment,
+        namespace: metadata.namespace,
+        ...(kept !== undefined && { annotations: { [ANNOTATION.resume]: String(kept) } }),
+      },
+      spec,
+    };
+    return [{ type: DEPLOYMENTS, object, fieldManager: SCALE_FIELD_MANAGER }];
   };
-  return [{ type: DEPLOYMENTS, object, fieldManager: SCALE_FIELD_MANAGER }];
+  if (settings.paused && isOpen) {
+    // What the spec said once, it does not say any more: then it is Kubernetes' own number.
+    return now === 0 ? [] : wish({ replicas: 0 }, annotations[ANNOTATION.replicas] === undefined ? now : 1);
+  }
+  if (before === undefined) return [];
+  return wish(isOpen ? { replicas: Number(before) } : {});
+}
+
+/** Whether it has no Pods because the Deployment itself says so: that of others is not known, and there is none to keep. */
+function isBornPaused({ paused, replicas }: Settings, live: Deployment | undefined): boolean {
+  if (!paused || replicas !== undefined) return false;
+  return !live || (live.spec.replicas === 0 && live.metadata.annotations?.[ANNOTATION.resume] === undefined);
 }
 
 function deployment(
@@ -111,8 +122,8 @@ function deployment(
   live: Deployment | undefined,
 ): Declared & { spec: object } {
   const labels = labelsOf(connector, settings);
-  // One that is made in maintenance has no Pods from the start.
-  const replicas = settings.paused && (settings.replicas !== undefined || !live) ? 0 : settings.replicas;
+  const isZero = isBornPaused(settings, live) || (settings.paused && settings.replicas !== undefined);
+  const replicas = isZero ? 0 : settings.replicas;
   return {
     apiVersion: 'apps/v1',
     kind: DEPLOYMENTS.kind,

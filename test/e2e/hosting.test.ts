@@ -146,7 +146,8 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     const before = await cluster.untilReady('failing', 'True', 'Ready');
     const polled = await polling(await urlOf(before), async () => {
       const command = ['node', '-e', 'console.error("no such tenant"); process.exit(7)'];
-      const bad = { ...stdio({ command }), connectorId: 'teams' };
+      const { hosting } = catalogued('teams')();
+      const bad = { ...stdio({ ...hosting, command }), connectorId: 'teams' };
       await cluster.applyConnector('failing', bad);
       const failed = await cluster.untilReady('failing', 'False', 'CrashLooping');
       expect(readyOf(failed)?.message).toMatch(/^Pod failing-\S+: .* exit code 1 .*no such tenant/);
