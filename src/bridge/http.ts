@@ -25,6 +25,8 @@ export interface Reply {
   event(message: object): boolean;
   /** The last message, with headers where nothing was sent before. */
   end(message: object, headers?: Readonly<Record<string, string>>, status?: number): void;
+  /** Headers of a stream that begins before the answer is there. */
+  head(headers: Readonly<Record<string, string>>): void;
   /** Ends without a message: 202, or the stream. */
   close(): void;
 }
@@ -52,6 +54,7 @@ export interface Endpoint {
 }
 
 const MAX_BODY_BYTES = 8 * 2 ** 20;
+const MAX_BODIES_BYTES = 64 * 2 ** 20;
 const MAX_CONNECTIONS = 1_024;
 /** A client that does not read its stream is cut off. */
 const MAX_UNREAD_BYTES = 16 * 2 ** 20;
@@ -85,10 +88,12 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
     const { method, headers } = request;
     switch (method) {
       case 'POST': {
-        if (!/^application\/json\b/i.test(headers['content-type'] ?? ''))
+        if (!/^application\/json\s*(;|$)/i.test(headers['content-type'] ?? ''))
           throw new Refusal(415, CODES.invalidRequest, 'the Content-Type must be application/json');
         const kinds = accepted(headers.accept);
         const message = readMessage(await bodyOf(request));
+        if (drained && message.kind === 'request' && message.method === 'initialize')
+          throw new Refusal(503, CODES.server, 'the bridge is stopping');
         const reply = createReply(request, response, kinds);
         await handler.post(message, headers, reply).catch(error => {
           const id = message.kind === 'request' ? message.id : undefined;
@@ -99,6 +104,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
       }
       case 'GET':
         if (!handler.listen) break;
+        if (drained) throw new Refusal(503, CODES.server, 'the bridge is stopping');
         if (!accepted(headers.accept).events)
           throw new Refusal(406, CODES.invalidRequest, 'the Accept header must name text/event-stream');
         handler.listen(headers, createReply(request, response, { events: true, json: false }));
@@ -136,6 +142,8 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
   // Longer than what usual clients and proxies keep an idle connection for: whoever closes first may meet a request.
   server.keepAliveTimeout = 120_000;
   server.maxConnections = MAX_CONNECTIONS;
+  // The kubelet's probe finds room when clients keep more than they use.
+  server.on('drop', () => server.closeIdleConnections());
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen({ port, ...(host !== undefined && { host }) }, () => {
@@ -188,17 +196,28 @@ function accepted(accept = '*/*'): { events: boolean; json: boolean } {
   return kinds;
 }
 
+/** Of all requests that are being read. */
+let bodyBytes = 0;
+
 async function bodyOf(request: IncomingMessage): Promise<string> {
   const tooLarge = new Refusal(413, CODES.invalidRequest, `the body is larger than ${MAX_BODY_BYTES / 2 ** 20} MiB`);
   if (Number(request.headers['content-length']) > MAX_BODY_BYTES) throw tooLarge;
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of request.iterator({ destroyOnReturn: false })) {
-    size += (chunk as Buffer).length;
-    if (size > MAX_BODY_BYTES) throw tooLarge;
-    chunks.push(chunk as Buffer);
+  try {
+    for await (const chunk of request.iterator({ destroyOnReturn: false })) {
+      const { length } = chunk as Buffer;
+      size += length;
+      bodyBytes += length;
+      if (size > MAX_BODY_BYTES) throw tooLarge;
+      if (bodyBytes > MAX_BODIES_BYTES)
+        throw new Refusal(503, CODES.server, 'too much is being sent at a time', { headers: { 'retry-after': '1' } });
+      chunks.push(chunk as Buffer);
+    }
+    return Buffer.concat(chunks).toString();
+  } finally {
+    bodyBytes -= size;
   }
-  return Buffer.concat(chunks).toString();
 }
 
 function describe(
@@ -221,6 +240,7 @@ function createReply(
 ): Reply {
   const gone = new AbortController();
   let isOver = false;
+  let early: Readonly<Record<string, string>> = {};
   let keepalive: NodeJS.Timeout | undefined;
   const quiet = kinds.events ? setTimeout(stream, QUIET_MS) : undefined;
   const finish = (): void => {
@@ -237,6 +257,7 @@ function createReply(
     clearTimeout(quiet);
     if (response.headersSent || isOver) return;
     response.writeHead(200, {
+      ...early,
       'content-type': 'text/event-stream',
       'cache-control': 'no-cache, no-transform',
       'x-accel-buffering': 'no',
@@ -246,8 +267,9 @@ function createReply(
   }
 
   function write(message: object): void {
-    response.write(`event: message\ndata: ${JSON.stringify(message)}\n\n`);
+    // What it has yet to read, not what it gets now: one answer may be larger.
     if (response.writableLength > MAX_UNREAD_BYTES) response.destroy();
+    else response.write(`event: message\ndata: ${JSON.stringify(message)}\n\n`);
   }
 
   if (request.method === 'GET') stream();
@@ -271,6 +293,9 @@ function createReply(
         response.end();
       }
       finish();
+    },
+    head(headers) {
+      early = headers;
     },
     close() {
       if (isOver) return;

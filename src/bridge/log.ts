@@ -4,6 +4,8 @@ import { pino } from 'pino';
 import { masking } from '../probe/text.ts';
 
 export interface Log {
+  /** A text without secrets, for who is not to read the log. */
+  clean(text: string): string;
   /** A line of the server's own: as it is, so that whoever reads logs of that server can read this one. */
   line(text: string): void;
   info(message: string, facts?: object): void;
@@ -12,6 +14,8 @@ export interface Log {
   fatal(message: string): void;
 }
 
+/** Cut after it was cleaned: a secret must not be cut in two. */
+const MOST_LINE = 8 * 1024;
 /** Variables that everybody has and that hold no secret. */
 const KNOWN = /^(PATH|HOME|HOSTNAME|PWD|OLDPWD|TERM|LANG|LC_.*|TZ|SHLVL|NODE_ENV|PYTHON.*|KUBERNETES_.*)$/;
 
@@ -29,7 +33,8 @@ export function createLog(
     { write: text => write(clean(text)) },
   );
   return {
-    line: text => write(`${clean(text)}\n`),
+    clean,
+    line: text => write(`${clean(text).slice(0, MOST_LINE)}\n`),
     info: (message, facts) => log.info(facts ?? {}, message),
     warn: (message, facts) => log.warn(facts ?? {}, message),
     fatal: message => log.fatal(message),

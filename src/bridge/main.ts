@@ -58,6 +58,10 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
   const stopping = new AbortController();
   const { signal } = stopping;
 
+  /** All that run, or end: none outlives the bridge. */
+  const peers = new Set<Peer>();
+  const close = async (): Promise<void> => void (await Promise.all([...peers].map(peer => peer.end())));
+
   /** Of any of its processes: why one ended is most likely there. */
   let lastSaid = '';
   const start = (onMessage: (message: Message) => void): Peer => {
@@ -68,7 +72,10 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       log.line(line);
       if (/\w/.test(line)) lastSaid = line;
     };
-    return createPeer(take => startProcess({ command, onMessage: take, onLine }), onMessage);
+    const peer = createPeer(take => startProcess({ command, onMessage: take, onLine }), onMessage);
+    peers.add(peer);
+    void peer.ended.then(() => peers.delete(peer));
+    return peer;
   };
 
   /** Starts a server and introduces the bridge to it. */
@@ -85,7 +92,7 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       const clientInfo = { name: 'personal-connector-bridge', version: packageJson.version };
       const params = { protocolVersion: LEGACY[0], capabilities: {}, clientInfo };
       const answer = await peer.ask({ method: 'initialize', params }, { signal: late }).catch(error => {
-        if (!late.aborted) throw error;
+        if (!late.aborted || signal.aborted) throw error;
         throw new Error(`it did not answer initialize within ${INITIALIZE_MS / 1000} s`);
       });
       if ('error' in answer) throw new Error(`it answers initialize with an error: ${JSON.stringify(answer.error)}`);
@@ -114,32 +121,48 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
     };
     const supervisor = supervise({ attempt, onFailure, soundAfterMs: 5_000, signal });
     const handler = createStateless({
-      server: () => serving ?? { trouble: supervisor.trouble() ?? 'the server starts' },
+      server: () =>
+        serving ?? { trouble: `the server is not there: ${log.clean(supervisor.trouble() ?? 'it starts')}` },
     });
-    return { handler, supervisor, close: async () => void (await serving?.peer.end()) };
+    return { handler, supervisor };
   }
 
   /** One for each session; whether it answers at all is tried out before the first, and when one did not. */
   function serveSessions() {
     let suspect = Promise.withResolvers<string>();
-    /** Of the one that was tried out. */
-    let ending: Promise<void> | undefined;
-    const attempt = async (): Promise<{ over: Promise<string> }> => {
+    const tryOut = async (): Promise<void> => {
       const { peer } = await begin();
-      suspect = Promise.withResolvers();
-      ending = peer.end();
-      return { over: suspect.promise };
+      void peer.end();
     };
-    // The one that was tried out is the proof: what happens to those of sessions is none of it.
+    /** Resolves when a server does not answer the bridge either: what one client did to its own is no trouble of others. */
+    async function doubt(): Promise<string> {
+      for (;;) {
+        suspect = Promise.withResolvers();
+        const why = await suspect.promise;
+        if (signal.aborted) return why;
+        try {
+          await tryOut();
+        } catch (error) {
+          return error instanceof Error ? error.message : String(error);
+        }
+      }
+    }
+    const attempt = async (): Promise<{ over: Promise<string> }> => {
+      await tryOut();
+      return { over: doubt() };
+    };
     const supervisor = supervise({ attempt, onFailure, soundAfterMs: 0, signal });
     const { maxSessions: most, idleMs } = options;
     const handler = createSessions({ start, most, idleMs, onStillborn: why => suspect.resolve(why) });
-    return { handler, supervisor, close: async () => void (await Promise.all([handler.close(), ending])) };
+    return { handler, supervisor };
   }
 
-  const { handler, supervisor, close } = options.stateless ? serveStateless() : serveSessions();
+  const { handler, supervisor } = options.stateless ? serveStateless() : serveSessions();
   let isStopping = false;
-  const trouble = (): string | undefined => (isStopping ? 'the bridge is stopping' : supervisor.trouble());
+  const trouble = (): string | undefined => {
+    const why = isStopping ? 'the bridge is stopping' : supervisor.trouble();
+    return why === undefined ? undefined : log.clean(why);
+  };
   const endpoint = await startEndpoint({
     port,
     host,
@@ -148,6 +171,11 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
     trouble,
     onError: error =>
       log.warn(`a request could not be served: ${error instanceof Error ? error.stack : String(error)}`),
+  }).catch(async error => {
+    supervisor.done.catch(() => {});
+    stopping.abort();
+    await close();
+    throw error;
   });
   return {
     port: endpoint.port,
@@ -189,7 +217,7 @@ function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: stri
   return {
     command: [program, ...rest],
     port: number('port'),
-    path: values.path,
+    path: values.path.replace(/(?<=.)\/$/, ''),
     stateless: values.stateless,
     maxSessions: number('max-sessions'),
     idleMs: number('idle') * 1000,
@@ -207,15 +235,17 @@ if (import.meta.main) {
     }
     const { plain, ...options } = readOptions(process.argv.slice(2));
     log = createLog(process.env, plain);
-    const bridge = await startBridge({ ...options, log });
-    log.info('serving', { port: bridge.port, path: options.path, stateless: options.stateless });
+    const starting = startBridge({ ...options, log });
+    // From the start: nothing that was started is left behind.
     const stop = async (signal: string): Promise<void> => {
       log?.info('stopping', { signal });
-      await bridge.stop();
+      await (await starting).stop();
       process.exit(0);
     };
     process.once('SIGTERM', stop);
     process.once('SIGINT', stop);
+    const bridge = await starting;
+    log.info('serving', { port: bridge.port, path: options.path, stateless: options.stateless });
     await bridge.done;
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);

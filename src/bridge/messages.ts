@@ -51,6 +51,7 @@ export const CODES = {
   invalidRequest: -32600,
   methodNotFound: -32601,
   invalidParams: -32602,
+  internal: -32603,
   server: -32000,
   sessionNotFound: -32001,
   headerMismatch: -32020,
@@ -62,11 +63,22 @@ export const LEGACY: readonly string[] = ['2025-11-25', '2025-06-18', '2025-03-2
 /** Revisions in which each request says all that there is to know. */
 export const MODERN: readonly string[] = ['2026-07-28'];
 
+/** JSON whose numbers stay as they are written, also where a double cannot hold them. Throws SyntaxError. */
+export function parseJson(text: string): unknown {
+  if (!/\d{16}|\d[eE]/.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_key, value: unknown, { source }: { source?: string } = {}) =>
+    typeof value === 'number' && source !== undefined && String(value) !== source ? RawJson.rawJSON(source) : value,
+  );
+}
+
+/** Newer than the types. */
+const RawJson = JSON as unknown as { rawJSON(text: string): unknown };
+
 /** Reads one message. Throws Refusal. */
 export function readMessage(text: string): ClientMessage {
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch {
     throw new Refusal(400, CODES.parse, 'the body is no JSON');
   }

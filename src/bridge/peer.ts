@@ -1,6 +1,6 @@
 /** JSON-RPC with a server process: each request has its answer, whoever asked. */
 
-import { CODES, Refusal } from './messages.ts';
+import { CODES, isRecord, Refusal } from './messages.ts';
 import type { Message, ServerProcess } from './process.ts';
 
 /** What a client says it is asked for, and what it is to get. */
@@ -18,7 +18,7 @@ export interface Peer {
    * the server is told that the request is cancelled, and the signal's reason is thrown.
    */
   ask(request: Request, options: { onProgress?: (message: Message) => void; signal?: AbortSignal }): Promise<Answer>;
-  /** Passes a notification or a response on as it is. */
+  /** Passes a notification or a response on as it is. Throws ServerBusy. */
   tell(message: object): void;
   end(): Promise<void>;
   /** Resolves with why, when the server has ended. */
@@ -60,17 +60,25 @@ export function createPeer(
       if (!passProgress(message)) onMessage(message);
       return;
     }
-    const id = Number(message.id);
+    // An error of what the server could not read has no id: it is about the only request that there is, if there is one.
+    const isNobodys = message.id === null && 'error' in message && asked.size === 1;
+    const id = isNobodys ? Number([...asked.keys()][0]) : Number(message.id);
     const request = asked.get(id);
     asked.delete(id);
     if ('error' in message) request?.answer({ error: message.error });
-    else request?.answer({ result: message.result as Record<string, unknown> });
+    else if (isRecord(message.result)) request?.answer({ result: message.result });
+    else
+      request?.answer({ error: { code: CODES.internal, message: 'the server answers neither a result nor an error' } });
   });
 
   void server.ended.then(why => {
     gone = new ServerGone(why);
     for (const { fail } of asked.values()) fail(gone);
   });
+
+  function checkBacklog(): void {
+    if (server.backlog() > MAX_BACKLOG_BYTES) throw new ServerBusy('the server does not read what it is sent');
+  }
 
   function passProgress(message: Message): boolean {
     if (message.method !== 'notifications/progress') return false;
@@ -84,7 +92,7 @@ export function createPeer(
     async ask({ method, params }, { onProgress, signal }) {
       signal?.throwIfAborted();
       if (gone) throw gone;
-      if (server.backlog() > MAX_BACKLOG_BYTES) throw new ServerBusy('the server does not read what it is sent');
+      checkBacklog();
       lastId += 1;
       const id = lastId;
       const { promise, resolve: answer, reject: fail } = Promise.withResolvers<Answer>();
@@ -107,7 +115,10 @@ export function createPeer(
         signal?.removeEventListener('abort', onAbort);
       }
     },
-    tell: message => server.send(message),
+    tell(message) {
+      checkBacklog();
+      server.send(message);
+    },
     end: () => server.end(),
     ended: server.ended,
   };

@@ -1,8 +1,10 @@
 /** A server that speaks MCP over stdio, as a child process: messages in, messages out, and an end that leaves nothing behind. */
 
 import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isRecord, parseJson } from './messages.ts';
 
 /** A JSON-RPC message as it came: nothing but the outermost shape is known. */
 export type Message = { jsonrpc: '2.0'; [field: string]: unknown };
@@ -31,7 +33,7 @@ export interface ServerProcessOptions {
 
 /** Larger than any answer that makes sense: images and files come in base64. */
 const MAX_MESSAGE_BYTES = 32 * 2 ** 20;
-const MAX_LOG_LINE_BYTES = 8 * 1024;
+const MAX_LOG_LINE_BYTES = 64 * 1024;
 const GRACE_MS = 3_000;
 /** For what it has said last, should something that it started keep the pipes open. */
 const LAST_WORDS_MS = 500;
@@ -40,9 +42,12 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
   const [program, ...args] = command;
   const { promise: ended, resolve } = Promise.withResolvers<string>();
   // With a process group of its own, whatever it starts can be ended with it.
-  const child = spawn(program, args, { stdio: 'pipe', detached: true });
+  const mark = `${MARK}=${crypto.randomUUID()}`;
+  const env = { ...process.env, [MARK]: mark.slice(MARK.length + 1) };
+  const child = spawn(program, args, { stdio: 'pipe', detached: true, env });
   let why: string | undefined;
   let isOver = false;
+  let isEnding = false;
 
   function kill(signal: NodeJS.Signals): void {
     try {
@@ -52,13 +57,27 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
     }
   }
 
-  child.stdin.on('error', () => {}); // It ended: told below.
   child.on('error', error => {
     if (child.pid === undefined) resolve(`it cannot be started: ${error.message}`);
   });
+  // No file was left to make its pipes with.
+  if (!child.stdin) return { send() {}, backlog: () => 0, async end() {}, ended };
+  child.stdin.on('error', () => {}); // It ended: told below.
+  // One that does not read or say anything any more is of no use, though it may run on.
+  const deaf = (what: string): void => {
+    if (isOver || isEnding) return;
+    setTimeout(() => {
+      if (isOver) return;
+      why = `it closed its ${what}`;
+      kill('SIGKILL');
+    }, LAST_WORDS_MS).unref();
+  };
+  child.stdin.on('close', () => deaf('stdin'));
+  child.stdout.on('end', () => deaf('stdout'));
   child.on('exit', async (code, signal) => {
     isOver = true;
     kill('SIGKILL');
+    killMarked(mark);
     const closed = new Promise(done => child.once('close', done));
     await Promise.race([closed, sleep(LAST_WORDS_MS)]);
     child.stdout.destroy();
@@ -72,8 +91,8 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
       kill('SIGKILL');
       return;
     }
-    const message = parse(line);
-    if (message) onMessage(message);
+    const messages = parse(line);
+    if (messages) for (const message of messages) onMessage(message);
     else if (line.length > 0) onLine(textOf(line.subarray(0, MAX_LOG_LINE_BYTES)), 'stdout');
   });
   readLines(child.stderr, MAX_LOG_LINE_BYTES, line => onLine(textOf(line), 'stderr'));
@@ -84,6 +103,7 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
     },
     backlog: () => child.stdin.writableLength,
     async end() {
+      isEnding = true;
       child.stdin.end();
       for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
         const late = new AbortController();
@@ -97,6 +117,21 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
     },
     ended,
   };
+}
+
+/** In the environment of a server and of all that it starts, whatever group that is in. */
+const MARK = 'MCP_BRIDGE_SERVER';
+
+/** Kills what is left of a server. Only Linux tells; elsewhere its own group has to do. */
+function killMarked(mark: string): void {
+  for (const pid of existsSync('/proc/self/environ') ? readdirSync('/proc') : []) {
+    try {
+      if (/^\d+$/.test(pid) && readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(mark))
+        process.kill(Number(pid), 'SIGKILL');
+    } catch {
+      // It is gone, or another user's.
+    }
+  }
 }
 
 const NEWLINE = 0x0a;
@@ -129,15 +164,19 @@ function readLines(stream: Readable, most: number, onLine: (line: Buffer, isWhol
   stream.on('error', () => {});
 }
 
-function parse(line: Buffer): Message | undefined {
+/** The messages of a line: one, or since 2025-03-26 and until 2025-06-18 an array of them; undefined if it is none. */
+function parse(line: Buffer): Message[] | undefined {
   try {
-    const json: unknown = JSON.parse(line.toString());
-    return typeof json === 'object' && json !== null && 'jsonrpc' in json && json.jsonrpc === '2.0'
-      ? (json as Message)
-      : undefined;
+    const json = parseJson(line.toString());
+    const all = Array.isArray(json) ? json : [json];
+    return all.every(isMessage) ? all : undefined;
   } catch {
     return undefined;
   }
+}
+
+function isMessage(json: unknown): json is Message {
+  return isRecord(json) && json.jsonrpc === '2.0';
 }
 
 function textOf(line: Buffer): string {

@@ -19,12 +19,6 @@ export interface SessionsOptions {
   onStillborn: (why: string) => void;
 }
 
-export interface Sessions extends Handler {
-  /** Ends all sessions. */
-  close(): Promise<void>;
-  size(): number;
-}
-
 interface Session {
   id: string;
   peer: Peer;
@@ -32,8 +26,9 @@ interface Session {
   running: Map<string | number, { cancel: AbortController; reply: Reply }>;
   /** The stream for what the server says unasked. */
   stream: Reply | undefined;
-  /** What the server said while there was no stream to say it in. */
+  /** What the server said while there was no stream to say it in, and how long that is. */
   unsaid: Message[];
+  unsaidLength: number;
   usedAt: number;
   idle: NodeJS.Timeout | undefined;
 }
@@ -41,12 +36,13 @@ interface Session {
 /** Requests of one session that run at a time. */
 const MAX_PENDING = 64;
 const MAX_UNSAID = 256;
+const MAX_UNSAID_LENGTH = 2 ** 20;
 /** When there is no room for one more, a session that was not used for so long makes some. */
 const EVICT_AFTER_MS = 30_000;
 
-export function createSessions({ start, most, idleMs, onStillborn }: SessionsOptions): Sessions {
+export function createSessions({ start, most, idleMs, onStillborn }: SessionsOptions): Handler {
   const sessions = new Map<string, Session>();
-  /** Servers that are to be ended, or begin: they count, too. */
+  /** Servers of sessions, also of such that are still to begin. */
   const all = new Set<Peer>();
 
   function sessionOf(headers: IncomingMessage['headers']): Session {
@@ -97,6 +93,7 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
       running: new Map(),
       stream: undefined,
       unsaid: [],
+      unsaidLength: 0,
       usedAt: performance.now(),
       idle: undefined,
     };
@@ -106,6 +103,7 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
       if (sessions.get(session.id) === session) void remove(session);
     });
     try {
+      reply.head({ 'mcp-session-id': session.id });
       const answer = await peer.ask({ method, params }, { signal: reply.gone });
       if ('result' in answer) {
         sessions.set(session.id, session);
@@ -141,7 +139,7 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
       reply.close();
     } finally {
       session.running.delete(id);
-      use(session);
+      if (sessions.has(session.id)) use(session);
     }
   }
 
@@ -156,7 +154,7 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
         const why = new DOMException(String(reason ?? 'cancelled by the client'), 'AbortError');
         session.running.get(requestId as string | number)?.cancel.abort(why);
       } else {
-        session.peer.tell(message.raw);
+        tell(session, message.raw);
       }
       reply.close();
     },
@@ -179,16 +177,12 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
     async remove(headers) {
       await remove(sessionOf(headers));
     },
-    async close() {
-      for (const session of sessions.values()) void remove(session);
-      await Promise.all([...all].map(peer => peer.end()));
-    },
-    size: () => all.size,
   };
 }
 
 function isBusy({ running, stream }: Session): boolean {
-  return running.size > 0 || stream !== undefined;
+  // No one can get an answer whose client is gone.
+  return stream !== undefined || [...running.values()].some(({ reply }) => !reply.gone.aborted);
 }
 
 /**
@@ -201,8 +195,11 @@ function deliver(session: Session, message: Message): void {
   const isAbout = 'id' in message || message.method === 'notifications/message';
   const places = isAbout ? [...replies, ...streams] : [...streams, ...replies];
   if (places.some(place => place.event(message))) return;
-  if (session.unsaid.length < MAX_UNSAID) session.unsaid.push(message);
-  else if ('id' in message) {
+  const { length } = JSON.stringify(message);
+  if (session.unsaid.length < MAX_UNSAID && session.unsaidLength + length <= MAX_UNSAID_LENGTH) {
+    session.unsaid.push(message);
+    session.unsaidLength += length;
+  } else if ('id' in message) {
     const error = { code: CODES.server, message: 'the client does not listen' };
     session.peer.tell({ jsonrpc: '2.0', id: message.id, error });
   }
@@ -210,6 +207,16 @@ function deliver(session: Session, message: Message): void {
 
 function flush(session: Session, reply: Reply): void {
   while (session.unsaid[0] && reply.event(session.unsaid[0])) session.unsaid.shift();
+  if (session.unsaid.length === 0) session.unsaidLength = 0;
+}
+
+/** Throws Refusal. */
+function tell({ peer }: Session, message: object): void {
+  try {
+    peer.tell(message);
+  } catch (error) {
+    throw refusalOf(error);
+  }
 }
 
 /** Revisions without sessions are told apart by their header. Throws Refusal. */

@@ -17,11 +17,13 @@ export interface StatelessOptions {
 }
 
 const MAX_PENDING = 256;
+/** So long a request runs on after its client is gone. */
+const GONE_MS = 60_000;
 const CLIENT_FACTS = 'io.modelcontextprotocol/';
 /** Methods of sessions: of no use, or of no effect, where there are none. */
 const OF_SESSIONS = new Set(['logging/setLevel', 'resources/subscribe', 'resources/unsubscribe']);
 /** The same in the modern era, where they are no methods any more, or need a stream of what the server says unasked. */
-const NOT_MODERN = new Set([...OF_SESSIONS, 'initialize', 'ping', 'subscriptions/listen']);
+const NOT_MODERN = new Set(['initialize', 'ping', 'subscriptions/listen']);
 /** Results that say how long they are good for (2026-07-28, Caching). */
 const CACHEABLE = new Set([
   'server/discover',
@@ -31,6 +33,8 @@ const CACHEABLE = new Set([
   'resources/templates/list',
   'resources/read',
 ]);
+/** Of a resource, before 2026-07-28. */
+const NOT_FOUND = -32002;
 /** Where the header Mcp-Name repeats what is asked for. */
 const NAMED: Readonly<Record<string, 'name' | 'uri'>> = {
   'tools/call': 'name',
@@ -68,7 +72,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
     const answer = (rest: object, headers?: Record<string, string>): void =>
       reply.end({ jsonrpc: '2.0', id, ...rest }, headers);
     if (method === 'ping') return answer({ result: {} });
-    if (OF_SESSIONS.has(method)) throw notServed(method, 200);
+    if (isOfSessions(method)) throw notServed(method, 200);
     if (method === 'initialize') {
       const { introduction } = serving();
       const wanted = String(params?.protocolVersion);
@@ -80,19 +84,25 @@ export function createStateless({ server }: StatelessOptions): Handler {
     const key = JSON.stringify([session, id]);
     const cancel = new AbortController();
     running.set(key, cancel);
+    // That it is gone does not cancel a request of these revisions, but nobody can fetch the answer any more.
+    let late: NodeJS.Timeout | undefined;
+    reply.gone.addEventListener('abort', () => {
+      late = setTimeout(() => cancel.abort(reply.gone.reason), GONE_MS);
+    });
     try {
       answer(await ask(request, cancel, reply));
     } catch (error) {
       if (!cancel.signal.aborted) throw error;
       reply.close();
     } finally {
+      clearTimeout(late);
       if (running.get(key) === cancel) running.delete(key);
     }
   }
 
   async function modern(request: ClientRequest, reply: Reply): Promise<void> {
     const { id, method, params = {} } = request;
-    if (NOT_MODERN.has(method)) throw notServed(method, 404);
+    if (isOfSessions(method) || NOT_MODERN.has(method)) throw notServed(method, 404);
     if (method === 'server/discover') {
       const { serverInfo: _, protocolVersion: __, ...facts } = serving().introduction;
       const capabilities = reduced(facts);
@@ -111,8 +121,12 @@ export function createStateless({ server }: StatelessOptions): Handler {
     reply.gone.removeEventListener('abort', onGone);
     if (!answer) return;
     if ('result' in answer) return reply.end({ jsonrpc: '2.0', id, result: completed(method, answer.result) });
-    const isUnknown = isRecord(answer.error) && answer.error.code === CODES.methodNotFound;
-    reply.end({ jsonrpc: '2.0', id, error: answer.error }, {}, isUnknown ? 404 : 200);
+    const error =
+      isRecord(answer.error) && answer.error.code === NOT_FOUND
+        ? { ...answer.error, code: CODES.invalidParams }
+        : answer.error;
+    const isUnknown = isRecord(error) && error.code === CODES.methodNotFound;
+    reply.end({ jsonrpc: '2.0', id, error }, {}, isUnknown ? 404 : 200);
   }
 
   /** A result of an earlier revision as one of the newest. */
@@ -158,9 +172,14 @@ function notServed(method: string, status: number): Refusal {
   );
 }
 
+/** Tasks are listed for whoever asks: they would be those of all clients. */
+function isOfSessions(method: string): boolean {
+  return OF_SESSIONS.has(method) || method.startsWith('tasks/');
+}
+
 /** What the server can do without a session. */
 function reduced({ capabilities }: Introduction): Record<string, unknown> {
-  const { logging: _, ...others } = isRecord(capabilities) ? capabilities : {};
+  const { logging: _, tasks: __, ...others } = isRecord(capabilities) ? capabilities : {};
   const silent = (value: unknown): unknown => {
     if (!isRecord(value)) return value;
     const { listChanged: _, subscribe: __, ...rest } = value;
@@ -174,6 +193,8 @@ function versionOf(message: ClientMessage, headers: IncomingMessage['headers']):
   const header = headers['mcp-protocol-version'];
   const meta = message.kind === 'request' ? message.params?._meta : undefined;
   const said = isRecord(meta) ? meta[`${CLIENT_FACTS}protocolVersion`] : undefined;
+  if (header !== undefined && said !== undefined && header !== said)
+    throw new Refusal(400, CODES.headerMismatch, 'the header mcp-protocol-version does not repeat what the body says');
   const version = String(header ?? said ?? LEGACY[0]);
   if (!MODERN.includes(version) && !LEGACY.includes(version)) {
     throw new Refusal(400, CODES.unsupportedVersion, `the revision ${version} is not served`, {
@@ -186,6 +207,8 @@ function versionOf(message: ClientMessage, headers: IncomingMessage['headers']):
 /** The headers of a modern request repeat what its body says (2026-07-28, Server Validation). Throws Refusal. */
 function checkHeaders({ method, params }: ClientRequest, headers: IncomingMessage['headers']): void {
   const meta = isRecord(params?._meta) ? params._meta : {};
+  if (!isRecord(meta[`${CLIENT_FACTS}clientCapabilities`]))
+    throw new Refusal(400, CODES.invalidParams, `params._meta must have ${CLIENT_FACTS}clientCapabilities`);
   const name = NAMED[method];
   const pairs: [string, unknown][] = [
     ['mcp-protocol-version', meta[`${CLIENT_FACTS}protocolVersion`]],
@@ -193,7 +216,7 @@ function checkHeaders({ method, params }: ClientRequest, headers: IncomingMessag
     ...(name ? [['mcp-name', params?.[name]] satisfies [string, unknown]] : []),
   ];
   for (const [header, value] of pairs) {
-    const said = decoded(headers[header]);
+    const said = header === 'mcp-name' ? decoded(headers[header]) : headers[header];
     if (said === undefined) throw new Refusal(400, CODES.headerMismatch, `the header ${header} is missing`);
     if (said !== value)
       throw new Refusal(400, CODES.headerMismatch, `the header ${header} does not repeat what the body says`);

@@ -14,7 +14,6 @@ export interface SupervisorOptions {
 }
 
 const FIRST_WAIT_MS = 500;
-const MOST_WAIT_MS = 30_000;
 /** About 15 s of trying: after that the kubelet's own back-off, and its word in the status, are of more use. */
 const MOST_FAILURES = 5;
 
@@ -46,7 +45,7 @@ export function supervise({ attempt, onFailure, soundAfterMs, signal }: Supervis
       const isSound = answeredAt !== undefined && performance.now() - answeredAt >= soundAfterMs;
       failures = isSound ? 1 : failures + 1;
       if (!hasAnswered || failures > MOST_FAILURES) throw new Error(trouble);
-      const waitMs = Math.min(MOST_WAIT_MS, FIRST_WAIT_MS * 2 ** (failures - 1));
+      const waitMs = FIRST_WAIT_MS * 2 ** (failures - 1);
       onFailure(trouble, waitMs);
       await pause(waitMs, signal);
     }
@@ -58,7 +57,9 @@ export function supervise({ attempt, onFailure, soundAfterMs, signal }: Supervis
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
-  signal.addEventListener('abort', () => resolve(), { once: true });
+  const stop = (): void => resolve();
+  signal.addEventListener('abort', stop, { once: true });
   await promise;
   clearTimeout(timer);
+  signal.removeEventListener('abort', stop);
 }

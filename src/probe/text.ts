@@ -11,14 +11,27 @@ export function cleanText(text: unknown, most: number): string {
   return characters.length <= most ? clean : `${characters.slice(0, most - 1).join('')}…`;
 }
 
-/** Finds any of some values that are long enough to be a secret, in any case and as they stand in a URL; undefined if none is. */
+/**
+ * Finds any of some values that are long enough to be a secret, and their lines: in any case, as they stand in a URL, and
+ * as JSON has them. Undefined if there is none.
+ */
 export function masking(values: readonly string[]): RegExp | undefined {
   const secrets = values
-    .flatMap(value => [value, encodeURIComponent(value.toWellFormed())])
+    .flatMap(value => [value, ...value.split(/\r?\n/)])
+    .map(value => value.trim().toWellFormed())
+    .flatMap(value => [value, encodeURIComponent(value), inJson(value), inAsciiJson(value)])
+    // Longer literals do not compile: all pieces of one are found.
+    .flatMap(value => value.match(/.{1,1024}/gs) ?? [])
     .filter(({ length }) => length >= MIN_SECRET);
   if (secrets.length === 0) return undefined;
   const longestFirst = [...new Set(secrets)].sort((a, b) => b.length - a.length);
   return new RegExp(longestFirst.map(RegExp.escape).join('|'), 'gi');
+}
+
+const inJson = (text: string): string => JSON.stringify(text).slice(1, -1);
+
+function inAsciiJson(text: string): string {
+  return inJson(text).replaceAll(/[^ -~]/g, unit => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** The same of headers, whose values may hold a scheme beside the secret. */

@@ -3,7 +3,7 @@
  * may name a habit that it has from the start.
  */
 import { spawn } from 'node:child_process';
-import { writeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
 interface Message {
@@ -36,6 +36,7 @@ if (habit === 'exits') {
 }
 if (habit === 'stubborn') process.on('SIGTERM', () => say('not yet'));
 if (habit === 'mute') setInterval(() => {}, 60_000);
+const SLOW_MS = 6_000;
 
 const tools: Record<string, (args: Record<string, unknown>, call: Message) => unknown> = {
   echo: args => args,
@@ -48,10 +49,15 @@ const tools: Record<string, (args: Record<string, unknown>, call: Message) => un
     say(String(args.text));
     return null;
   },
-  large: args => 'x'.repeat(Number(args.size)),
+  large: (args, { params }) => {
+    const { progressToken } = params?._meta ?? {};
+    if (progressToken !== undefined) send({ method: 'notifications/progress', params: { progressToken, progress: 1 } });
+    return 'x'.repeat(Number(args.size));
+  },
   /** Starts a process that outlives its parent's stdin. */
-  spawn: () => {
-    const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 60_000)'], { stdio: 'ignore' });
+  spawn: ({ detached }) => {
+    const options = { stdio: 'ignore', detached: detached === true } as const;
+    const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 60_000)'], options);
     return child.pid;
   },
   /** Half a message, and the end. */
@@ -84,6 +90,17 @@ const tools: Record<string, (args: Record<string, unknown>, call: Message) => un
     }),
 };
 
+/** Answers as no server should. */
+const odd: Record<string, (id: unknown) => void> = {
+  empty: id => send({ id }),
+  null: id => send({ id, result: null }),
+  list: id => send({ id, result: [1] }),
+  batch: id => void process.stdout.write(`${JSON.stringify([{ jsonrpc: '2.0', id, result: { a: 1 } }])}\n`),
+  anonymous: () => send({ id: null, error: { code: -32700, message: 'what?' } }),
+  exact: id => void process.stdout.write(`{"jsonrpc":"2.0","id":${id},"result":{"n":12345678901234567890}}\n`),
+  deaf: () => closeSync(1),
+};
+
 async function answer(message: Message): Promise<void> {
   const { id, method, params = {} } = message;
   switch (method) {
@@ -95,6 +112,7 @@ async function answer(message: Message): Promise<void> {
       return;
     case 'initialize': {
       if (habit === 'mute') return;
+      if (habit === 'slow') await new Promise(resolve => setTimeout(resolve, SLOW_MS));
       if (habit === 'refuses') return send({ id, error: { code: -32000, message: 'not today' } });
       const { protocolVersion } = params as { protocolVersion?: string };
       const capabilities = { tools: { listChanged: true }, logging: {}, resources: { subscribe: true } };
@@ -113,6 +131,7 @@ async function answer(message: Message): Promise<void> {
       level = (params as { level?: unknown }).level;
       return send({ id, result: {} });
     case 'tools/call': {
+      if (params.name === 'answer') return odd[String(params.arguments?.kind)]?.(id);
       const value = await tools[params.name ?? '']?.(params.arguments ?? {}, message);
       return send({ id, result: { content: [], value, meta: params._meta } });
     }

@@ -65,10 +65,12 @@ describe('a session', () => {
     await using bridge = await start();
     const { session } = await bridge.client.initialize();
     const pid = Number(await bridge.client.call(session, 'pid'));
-    const grandchild = Number(await bridge.client.call(session, 'spawn'));
-    expect([await isAlive(pid), await isAlive(grandchild)]).toEqual([true, true]);
+    const started = [pid];
+    for (const detached of [false, true])
+      started.push(Number(await bridge.client.call(session, 'spawn', { detached })));
+    expect(await Promise.all(started.map(isAlive))).toEqual([true, true, true]);
     expect((await bridge.client.send('DELETE', session)).status).toBe(204);
-    await until(async () => !(await isAlive(pid)) && !(await isAlive(grandchild)));
+    await until(async () => !(await Promise.all(started.map(isAlive))).includes(true));
     const after = await bridge.client.post(rpc('tools/list'), session);
     expect(after.status).toBe(404);
     expect(after.messages[0]?.error).toEqual({
@@ -95,6 +97,51 @@ describe('a session', () => {
     // One client's session is no trouble of the others.
     expect(bridge.trouble()).toBeUndefined();
     await bridge.client.initialize();
+  });
+
+  it('ends when its server does not listen any more, though it lives', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const { messages } = await bridge.client.post(calling('answer', { kind: 'deaf' }), session);
+    expect(messages[0]?.error?.message).toBe('the server ended before it answered: it closed its stdout');
+  });
+
+  it('ends when its client left in the middle of a call, and is idle from then on', async () => {
+    await using bridge = await start({ idleMs: 100, maxSessions: 1 });
+    const { session } = await bridge.client.initialize();
+    const leaving = new AbortController();
+    const waiting = bridge.client.post(calling('wait'), session, { signal: leaving.signal });
+    await bridge.client.call(session, 'count');
+    leaving.abort();
+    await expect(waiting).rejects.toThrow();
+    await until(async () => (await bridge.client.post(rpc('initialize', INITIALIZE))).status === 200);
+  });
+
+  // Longer than it takes for an answer to become a stream, twice: once to try the server out.
+  it('begins also where the server takes its time', { timeout: 30_000 }, async () => {
+    await using bridge = await start({ habit: 'slow' });
+    const { session, answer } = await bridge.client.initialize();
+    expect(answer.headers).toMatchObject({
+      'content-type': 'text/event-stream',
+      'mcp-session-id': expect.stringMatching(/.{20}/),
+    });
+    expect(await bridge.client.call(session, 'count')).toBe(1);
+  });
+
+  it('may have an answer of megabytes on a stream, too', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const large = calling('large', { size: 20_000_000 }, { progressToken: 1 });
+    const { messages } = await bridge.client.post(large, session);
+    expect(messages).toHaveLength(2);
+    expect(messages[1]?.result.value).toHaveLength(20_000_000);
+  });
+
+  it('passes numbers on as they are written', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const exact = await bridge.client.post(calling('answer', { kind: 'exact' }), session);
+    expect(exact.text).toContain('"n":12345678901234567890');
   });
 
   it('ends when its server sends half a message and is gone', async () => {
@@ -336,6 +383,8 @@ describe('readiness', () => {
 
   it('never comes for a server that does not answer', async () => {
     await using bridge = await start({ habit: 'mute', awaited: false });
+    // So long another one takes.
+    await using _other = await start();
     expect(await bridge.client.send('GET', {}, READY)).toMatchObject({
       status: 503,
       text: 'the server has not answered yet\n',
@@ -381,6 +430,23 @@ describe('a server that is killed as it begins', () => {
 });
 
 describe('the end', () => {
+  it('lets nobody begin anew, or listen', async () => {
+    const bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const call = calling('wait');
+    const waiting = bridge.client.post(call, session);
+    await bridge.client.call(session, 'count');
+    const stopped = bridge.stop();
+    expect((await bridge.client.send('GET', { ...session, ...GET })).status).toBe(503);
+    expect((await bridge.client.post(rpc('initialize', INITIALIZE))).status).toBe(503);
+    expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
+    const cancelled = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: call.id } };
+    expect((await bridge.client.post(cancelled, session)).status).toBe(202);
+    await waiting;
+    await stopped;
+    bridge.client.close();
+  });
+
   // A server that heeds neither the end of its stdin nor SIGTERM has 6 s.
   onLinux('answers what is in hand, and leaves no process', { timeout: 20_000 }, async () => {
     const bridge = await start({ habit: 'stubborn' });

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { type Client, calling, INITIALIZE, type Message, rpc, start, until } from './support.ts';
 
 const META = {
@@ -168,25 +168,30 @@ describe('a client of the newest revision', () => {
     await until(async () => Number(await bridge.client.call({}, 'count')) >= 3);
   });
 
-  it.each(['initialize', 'ping', 'logging/setLevel', 'subscriptions/listen', 'resources/subscribe', 'own/method'])(
-    'is told with 404 that %s is not served',
-    async method => {
-      await using bridge = await start(SHARED);
-      const { status, messages } = await modern(bridge.client, rpc(method));
-      expect([status, messages[0]?.error?.code]).toEqual([404, -32601]);
-    },
-  );
+  it.each([
+    'initialize',
+    'ping',
+    'logging/setLevel',
+    'tasks/list',
+    'subscriptions/listen',
+    'resources/subscribe',
+    'own/method',
+  ])('is told with 404 that %s is not served', async method => {
+    await using bridge = await start(SHARED);
+    const { status, messages } = await modern(bridge.client, rpc(method));
+    expect([status, messages[0]?.error?.code]).toEqual([404, -32601]);
+  });
 
   it.each<[string, object]>([
     ['another method', { 'mcp-method': 'tools/list' }],
     ['another name', { 'mcp-name': 'other' }],
     ['another version', { 'mcp-protocol-version': '2025-11-25' }],
     ['no name that can be read', { 'mcp-name': '=?base64?w6Q=?=' }],
+    ['a method in base64', { 'mcp-method': '=?base64?dG9vbHMvY2FsbA==?=' }],
   ])('is refused when its headers say %s', async (_name, headers) => {
     await using bridge = await start(SHARED);
     const { status, messages } = await modern(bridge.client, calling('echo'), {}, headers);
-    if ('mcp-protocol-version' in headers) expect(status).toBe(200);
-    else expect([status, messages[0]?.error?.code]).toEqual([400, -32020]);
+    expect([status, messages[0]?.error?.code]).toEqual([400, -32020]);
   });
 
   it('may encode a name', async () => {
@@ -200,6 +205,14 @@ describe('a client of the newest revision', () => {
     expect(messages[0]?.result.value).toEqual({ a: 1 });
   });
 
+  it('is refused when it does not say what it can', async () => {
+    await using bridge = await start(SHARED);
+    const message = rpc('tools/list', { _meta: { 'io.modelcontextprotocol/protocolVersion': '2026-07-28' } });
+    const headers = { 'mcp-protocol-version': '2026-07-28', 'mcp-method': 'tools/list' };
+    const { status, messages } = await bridge.client.post(message, headers);
+    expect([status, messages[0]?.error?.code]).toEqual([400, -32602]);
+  });
+
   it('of a revision to come is told which there are', async () => {
     await using bridge = await start(SHARED);
     const { status, messages } = await bridge.client.post(rpc('tools/list'), { 'mcp-protocol-version': '2031-01-01' });
@@ -208,6 +221,25 @@ describe('a client of the newest revision', () => {
       requested: '2031-01-01',
       supported: expect.arrayContaining(['2026-07-28']),
     });
+  });
+});
+
+describe('a client that goes away', () => {
+  it('has its call cancelled a minute later, which frees its place', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
+    try {
+      await using bridge = await start(SHARED);
+      const leaving = new AbortController();
+      const waiting = bridge.client.post(calling('wait'), {}, { signal: leaving.signal });
+      await bridge.client.call({}, 'echo');
+      leaving.abort();
+      await expect(waiting).rejects.toThrow();
+      await bridge.client.call({}, 'echo');
+      await vi.advanceTimersByTimeAsync(61_000);
+      await until(async () => Number(await bridge.client.call({}, 'count')) >= 2);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });
 
@@ -224,7 +256,7 @@ describe('the server', () => {
     ]);
     const meanwhile = await bridge.client.post(rpc('tools/list'));
     expect([meanwhile.status, meanwhile.headers['retry-after']]).toEqual([503, '1']);
-    expect(meanwhile.messages[0]?.error?.message).toBe('it was ended by SIGKILL');
+    expect(meanwhile.messages[0]?.error?.message).toBe('the server is not there: it was ended by SIGKILL');
     expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
     await until(() => bridge.trouble() === undefined);
     expect(await bridge.client.call({}, 'pid')).not.toBe(before);
@@ -237,6 +269,23 @@ describe('the server', () => {
     expect(messages[0]?.result.value).toEqual({ error: { code: -32601, message: 'Method not found' } });
     const ping = await bridge.client.post(calling('ask', { method: 'ping' }));
     expect(ping.messages[0]?.result.value).toEqual({ result: {} });
+  });
+
+  it.each([
+    ['nothing', 'empty'],
+    ['null', 'null'],
+    ['a list', 'list'],
+  ])('that answers with %s is told of as such', async (_what, kind) => {
+    await using bridge = await start(SHARED);
+    const { messages } = await bridge.client.post(calling('answer', { kind }));
+    expect(messages[0]?.error).toEqual({ code: -32603, message: 'the server answers neither a result nor an error' });
+  });
+
+  it('may answer in an array, and without an id what it cannot read', async () => {
+    await using bridge = await start(SHARED);
+    expect((await bridge.client.post(calling('answer', { kind: 'batch' }))).messages[0]?.result).toEqual({ a: 1 });
+    const { messages } = await bridge.client.post(calling('answer', { kind: 'anonymous' }));
+    expect(messages[0]?.error).toEqual({ code: -32700, message: 'what?' });
   });
 
   it('speaks to nobody unasked', async () => {
