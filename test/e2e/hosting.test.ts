@@ -70,7 +70,7 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   function client(command: 'use' | 'poll', url: string, connections = 'kept'): ChildProcess {
     const [program, ...args] = inject('insideCluster');
     return spawn(program, [...args, process.execPath, CLIENT, command, url, connections], {
-      stdio: ['pipe', 'pipe', 'inherit'],
+      stdio: ['pipe', 'pipe', 'ignore'],
     });
   }
 
