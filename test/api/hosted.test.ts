@@ -1,6 +1,12 @@
 /** aitronos_built connectors: what the operator makes for them, keeps as it should be, and takes away again. */
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { FIELD_MANAGER, LABEL, PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
+import {
+  ANNOTATION,
+  FIELD_MANAGER,
+  LABEL,
+  PERSONAL_CONNECTORS,
+  type PersonalConnector,
+} from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { Declared, KubeObject } from '../../src/api/meta.ts';
 import { type Child, DEPLOYMENTS, type Deployment, NETWORK_POLICIES, SERVICES } from '../../src/connector/children.ts';
@@ -192,6 +198,8 @@ describe('a hosted connector', () => {
     await cluster.applyConnector('resumes', spec('resumes'));
     await cluster.until<Deployment>(DEPLOYMENTS, 'resumes', found => found?.spec.replicas === 3);
     await cluster.untilReady('resumes', 'True', 'Ready');
+    const { annotations } = (await cluster.get<Deployment>(DEPLOYMENTS, 'resumes')).metadata;
+    expect(annotations).not.toHaveProperty([ANNOTATION.resume]);
     // From here on it is nobody's business but theirs again.
     await meddle(DEPLOYMENTS, 'resumes', { spec: { replicas: 2 } });
     await cluster.until<PersonalConnector>(
@@ -200,6 +208,19 @@ describe('a hosted connector', () => {
       connector => connector?.status?.hosting?.readyReplicas === 2,
     );
     expect(await replicasOf()).toBe(2);
+  });
+
+  it.each([1, 2])('has the %d Pods of its spec after a maintenance that kept others', async replicas => {
+    const name = `decides-${replicas}`;
+    await cluster.applyConnector(name, spec(name));
+    await cluster.untilReady(name, 'True', 'Ready');
+    await cluster.applyConnector(name, spec(name, { lifecycle: 'maintenance' }));
+    await cluster.until<Deployment>(DEPLOYMENTS, name, found => found?.spec.replicas === 0);
+    await cluster.untilReady(name, 'True', 'Maintenance');
+    await cluster.applyConnector(name, spec(name, { hosting: { replicas } }));
+    await cluster.untilReady(name, 'True', 'Ready');
+    const { metadata, spec: has } = await cluster.get<Deployment>(DEPLOYMENTS, name);
+    expect([has.replicas, metadata.annotations?.[ANNOTATION.resume]]).toEqual([replicas, undefined]);
   });
 
   it('that is made in maintenance has no Pods, and one afterwards', async () => {

@@ -329,7 +329,7 @@ function statusSnapshot(
 
 function childSnapshot(child: Child & { metadata: { finalizers?: string[] } }, connector?: PersonalConnector) {
   const { name, labels = {}, annotations = {}, ownerReferences = [], finalizers = [] } = child.metadata;
-  // How many Pods it had before is its own story.
+  // How many Pods it had before a maintenance is its own story, as long as that lasts.
   const { [REVISION]: _, [ANNOTATION.applied]: applied, [ANNOTATION.resume]: resume, ...others } = annotations;
   return {
     kind: child.kind,
@@ -338,7 +338,7 @@ function childSnapshot(child: Child & { metadata: { finalizers?: string[] } }, c
     // The hash covers the owner's UID.
     annotations: {
       ...others,
-      ...(resume !== undefined && { [ANNOTATION.resume]: '<kept>' }),
+      ...(resume !== undefined && connector?.spec.lifecycle !== 'maintenance' && { [ANNOTATION.resume]: '<kept>' }),
       ...(applied !== undefined && { [ANNOTATION.applied]: '<hash>' }),
     },
     owners: ownerReferences.map(({ uid, ...reference }) => ({
