@@ -7,6 +7,8 @@ import { type ClientMessage, CODES, Refusal, readMessage } from './messages.ts';
 
 /** What serves the messages. Each function may throw a Refusal. */
 export interface Handler {
+  /** Whether any other Pod could answer as well. */
+  stateless: boolean;
   /** Resolves when the message is answered, or taken. */
   post(message: ClientMessage, headers: IncomingMessage['headers'], reply: Reply): Promise<void>;
   /** Takes a stream for what the server says unasked, or refuses. Absent: there is none. */
@@ -62,8 +64,8 @@ const MAX_UNREAD_BYTES = 16 * 2 ** 20;
 const QUIET_MS = 5_000;
 const KEEPALIVE_MS = 15_000;
 /**
- * At the end, connections that are kept alive are closed by their next answer: one that is closed by us may carry a
- * request at that very moment. Who has sent none for so long is not about to.
+ * At the end, connections that are kept alive are closed by their next answer, or by the end of their session: one that is
+ * closed by us may carry a request at that very moment. When nobody has sent one for so long, nobody is about to.
  */
 const LINGER_MS = 3_000;
 const LOOK_MS = 50;
@@ -72,6 +74,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
   const { port, host, path, handler, trouble, onError } = options;
 
   let inHand = 0;
+  let lastRequestAt = 0;
   /** Set when the endpoint closes: looks whether it can. */
   let drained: (() => void) | undefined;
 
@@ -92,8 +95,6 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
           throw new Refusal(415, CODES.invalidRequest, 'the Content-Type must be application/json');
         const kinds = accepted(headers.accept);
         const message = readMessage(await bodyOf(request));
-        if (drained && message.kind === 'request' && message.method === 'initialize')
-          throw new Refusal(503, CODES.server, 'the bridge is stopping');
         const reply = createReply(request, response, kinds);
         await handler.post(message, headers, reply).catch(error => {
           const id = message.kind === 'request' ? message.id : undefined;
@@ -125,7 +126,9 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
       inHand -= 1;
       if (inHand === 0) drained?.();
     });
-    if (drained) response.shouldKeepAlive = false;
+    if (request.url !== READY_PATH) lastRequestAt = Date.now();
+    // A session lives here alone: its connection is closed with it, and not before.
+    if (drained && (handler.stateless || request.method === 'DELETE')) response.shouldKeepAlive = false;
     serve(request, response).catch(error => {
       if (response.headersSent || response.destroyed) {
         response.destroy();
@@ -155,11 +158,11 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
     port: (server.address() as AddressInfo).port,
     async close(mostMs) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      const lingers = Date.now() + LINGER_MS;
+      lastRequestAt = Date.now();
       handler.hush?.();
       drained = () => {
         server.getConnections((_error, count) => {
-          if (inHand === 0 && (count === 0 || Date.now() >= lingers)) resolve();
+          if (inHand === 0 && (count === 0 || Date.now() - lastRequestAt >= LINGER_MS)) resolve();
         });
       };
       const look = setInterval(drained, LOOK_MS);

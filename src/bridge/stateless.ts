@@ -144,6 +144,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
   }
 
   return {
+    stateless: true,
     async post(message, headers, reply) {
       const version = versionOf(message, headers);
       const session = String(headers['mcp-session-id'] ?? '');

@@ -430,7 +430,7 @@ describe('a server that is killed as it begins', () => {
 });
 
 describe('the end', () => {
-  it('lets nobody begin anew, or listen', async () => {
+  it('lets sessions go on, and nobody listen', async () => {
     const bridge = await start();
     const { session } = await bridge.client.initialize();
     const call = calling('wait');
@@ -438,8 +438,10 @@ describe('the end', () => {
     await bridge.client.call(session, 'count');
     const stopped = bridge.stop();
     expect((await bridge.client.send('GET', { ...session, ...GET })).status).toBe(503);
-    expect((await bridge.client.post(rpc('initialize', INITIALIZE))).status).toBe(503);
     expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
+    const late = await bridge.client.initialize();
+    expect(late.answer.headers.connection).toBe('keep-alive');
+    expect((await bridge.client.send('DELETE', late.session)).headers.connection).toBe('close');
     const cancelled = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: call.id } };
     expect((await bridge.client.post(cancelled, session)).status).toBe(202);
     await waiting;

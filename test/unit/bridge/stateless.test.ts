@@ -243,6 +243,22 @@ describe('a client that goes away', () => {
   });
 });
 
+describe('the end', () => {
+  it('sends clients to other Pods with the next answer, and cuts nobody off', async () => {
+    const bridge = await start(SHARED);
+    const leaving = new AbortController();
+    const waiting = bridge.client.post(calling('wait'), { 'mcp-session-id': 'mine' }, { signal: leaving.signal });
+    await bridge.client.call({}, 'echo');
+    const stopped = bridge.stop();
+    const { status, headers } = await bridge.client.post(rpc('initialize', INITIALIZE));
+    expect([status, headers.connection]).toEqual([200, 'close']);
+    leaving.abort();
+    await expect(waiting).rejects.toThrow();
+    await stopped;
+    bridge.client.close();
+  });
+});
+
 describe('the server', () => {
   it('that ends is started again; who waits is told, and others to wait', async () => {
     await using bridge = await start(SHARED);
