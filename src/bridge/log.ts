@@ -1,7 +1,7 @@
 /** What the bridge and its server say, in the Pod's log, without what the environment holds of secrets. */
 
 import { pino } from 'pino';
-import { masking } from '../probe/text.ts';
+import { secretsOf, withoutSecrets } from '../probe/text.ts';
 
 export interface Log {
   /** A text without secrets, for who is not to read the log. */
@@ -26,8 +26,8 @@ export function createLog(
   write: (text: string) => void = text => void process.stdout.write(text),
 ): Log {
   const values = Object.entries(env).filter(([name]) => !KNOWN.test(name) && !plain.includes(name));
-  const secrets = masking(values.map(([, value = '']) => value));
-  const clean = (text: string): string => (secrets ? text.replaceAll(secrets, '…') : text);
+  const secrets = secretsOf(values.map(([, value = '']) => value));
+  const clean = (text: string): string => withoutSecrets(text, secrets);
   const log = pino(
     { base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: level => ({ level }) } },
     { write: text => write(clean(text)) },

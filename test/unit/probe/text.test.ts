@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { cleanText } from '../../../src/probe/text.ts';
+import { cleanText, secretsIn, withoutSecrets } from '../../../src/probe/text.ts';
 
 describe('cleanText', () => {
   it.each<[string, unknown, number, string]>([
@@ -26,5 +26,34 @@ describe('cleanText', () => {
       expect([...clean].length).toBeLessThanOrEqual(20);
       expect(clean).toMatch(/^[^\p{C}]*$/u);
     }
+  });
+});
+
+const masked = (secret: string, text: string): string => withoutSecrets(text, secretsIn({ authorization: secret }));
+
+describe('a text without secrets', () => {
+  it.each<[string, string, string, string]>([
+    ['a value', 'Bearer s3cret-token', 'not Bearer s3cret-token!', 'not …!'],
+    ['a word of it, more than once', 'Bearer s3cret-token', 's3cret-token, s3cret-token', '…, …'],
+    ['any case', 'S3cret-Token', 's3CRET-tOKEN', '…'],
+    ['a URL', 'pass/word+1', 'https://x/?p=pass%2Fword%2B1', 'https://x/?p=…'],
+    ['what makes a pattern', 'a.*(b)+[c]$^|', 'a.*(b)+[c]$^|', '…'],
+    ['one line of many', 'first-line\r\nother-line\n', 'it is "other-line"', 'it is "…"'],
+    ['JSON', 'quote"back\\slash', '{"p":"quote\\"back\\\\slash"}', '{"p":"…"}'],
+    ['JSON of ASCII alone', 'grüße-geheim', '"gr\\u00FC\\u00dfe-geheim"', '"…"'],
+    ['the longer of two with one beginning', 's3cret-token s3cret-token-2', 'is s3cret-token-2', 'is …'],
+    ['letters that grow in lower case', 's3cret-token', '\u0130\u0130 s3cret-token \u0130', '\u0130\u0130 … \u0130'],
+  ])('leaves out %s', (_what, secret, text, expected) => {
+    expect(masked(secret, text)).toBe(expected);
+  });
+
+  it('keeps short words', () => {
+    expect(masked('Token abc', 'abc')).toBe('abc');
+  });
+
+  it.each([64, 1_024])('can leave out a secret of %d KiB', size => {
+    const secret = 'x9Y/'.repeat(size * 256);
+    expect(masked(secret, `it is ${secret}.`)).toBe('it is ….');
+    expect(masked(secret, 'hello')).toBe('hello');
   });
 });

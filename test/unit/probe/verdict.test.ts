@@ -24,6 +24,7 @@ const unverified = (reason: string, message: string) => ({
     healthy: false,
   },
 });
+const VERIFIED = { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' };
 const NOT_REQUIRED = { status: 'True', reason: 'NotRequired', message: 'the server answers without credentials' };
 const ACCEPTED = {
   status: 'True',
@@ -54,7 +55,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: {
           status: 'Unknown',
           reason: 'AuthorizationRequired',
@@ -73,7 +74,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: {
           status: 'False',
           reason: 'CredentialsRejected',
@@ -90,7 +91,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: NOT_REQUIRED,
         healthy: true,
         server,
@@ -103,7 +104,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: NOT_REQUIRED,
         healthy: true,
         server,
@@ -117,7 +118,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: {
           status: 'Unknown',
           reason: 'Pending',
@@ -136,7 +137,7 @@ const CASES: Record<string, Case> = {
       conclusive: true,
       verdict: {
         reachable: ANSWERED,
-        verified: { status: 'True', reason: 'MCPVerified', message: 'the server speaks MCP 2025-11-25' },
+        verified: VERIFIED,
         authorized: ACCEPTED,
         healthy: true,
         server,
