@@ -21,7 +21,7 @@ const PATIENCE_MS = LONG ? 500_000 : 90_000;
 export async function untilSettled(cluster: Sandbox, connector: string): Promise<Snapshot> {
   // What watches show may be older than the change that is waited for.
   const { spec } = await cluster.get<PersonalConnector>(PERSONAL_CONNECTORS, connector);
-  return untilState(cluster, connector, 'a settled state', found => {
+  await untilState(cluster, connector, 'a settled state', found => {
     const hosting = found.connector?.status?.hosting;
     return (
       isDeepStrictEqual(named(found.connector?.spec, cluster, connector), spec) &&
@@ -30,6 +30,8 @@ export async function untilSettled(cluster: Sandbox, connector: string): Promise
       hosting?.readyReplicas === hosting?.replicas
     );
   });
+  // The status may have come before a child that it speaks of: each has a watch of its own.
+  return snapshot(cluster, connector);
 }
 
 /** What a snapshot shows, with the names that it leaves out. */
