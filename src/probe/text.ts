@@ -19,9 +19,7 @@ export type Secrets = ReadonlyMap<string, readonly string[]>;
  * as JSON has them.
  */
 export function secretsOf(values: readonly string[]): Secrets {
-  const each = values
-    .flatMap(value => [value, ...value.split(/\r?\n/)])
-    .map(value => value.trim().toWellFormed());
+  const each = values.flatMap(value => [value, ...value.split(/\r?\n/)]).map(value => value.trim().toWellFormed());
   const forms = [...new Set(each)]
     .flatMap(value => [value, encodeURIComponent(value), inJson(value), inAsciiJson(value)])
     .map(lower)
