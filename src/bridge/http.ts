@@ -7,8 +7,6 @@ import { type ClientMessage, CODES, Refusal, readMessage } from './messages.ts';
 
 /** What serves the messages. Each function may throw a Refusal. */
 export interface Handler {
-  /** Whether any other Pod could answer as well. */
-  stateless: boolean;
   /** Resolves when the message is answered, or taken. */
   post(message: ClientMessage, headers: IncomingMessage['headers'], reply: Reply): Promise<void>;
   /** Takes a stream for what the server says unasked, or refuses. Absent: there is none. */
@@ -49,10 +47,11 @@ export interface EndpointOptions {
 export interface Endpoint {
   port: number;
   /**
-   * Waits for `mostMs` at most until what is in hand is answered, and ends all connections. Until then it serves on: an
-   * answer may need one more message of the client.
+   * Serves on until all is answered and nobody has asked for `quietMs`, but for `mostMs` at most: who is on the way still
+   * finds it, an answer may need one more message of the client, and no other Pod may be there yet. Each answer ends its
+   * connection, so that the client's next one leads elsewhere.
    */
-  close(mostMs: number): Promise<void>;
+  close(time: { quietMs: number; mostMs: number }): Promise<void>;
 }
 
 const MAX_BODY_BYTES = 8 * 2 ** 20;
@@ -63,20 +62,13 @@ const MAX_UNREAD_BYTES = 16 * 2 ** 20;
 /** An answer that takes longer begins as a stream: clients and proxies give up on what says nothing. */
 const QUIET_MS = 5_000;
 const KEEPALIVE_MS = 15_000;
-/**
- * At the end, connections that are kept alive are closed by their next answer, or by the end of their session: one that is
- * closed by us may carry a request at that very moment. When nobody has sent one for so long, nobody is about to.
- */
-const LINGER_MS = 3_000;
-const LOOK_MS = 50;
 
 export async function startEndpoint(options: EndpointOptions): Promise<Endpoint> {
   const { port, host, path, handler, trouble, onError } = options;
 
   let inHand = 0;
-  let lastRequestAt = 0;
-  /** Set when the endpoint closes: looks whether it can. */
-  let drained: (() => void) | undefined;
+  /** Set when the endpoint closes; called when somebody asks, and when all is answered. */
+  let closing: (() => void) | undefined;
 
   async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const at = request.url?.split('?')[0]?.replace(/(?<=.)\/$/, '');
@@ -105,7 +97,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
       }
       case 'GET':
         if (!handler.listen) break;
-        if (drained) throw new Refusal(503, CODES.server, 'the bridge is stopping');
+        if (closing) throw new Refusal(503, CODES.server, 'the bridge is stopping');
         if (!accepted(headers.accept).events)
           throw new Refusal(406, CODES.invalidRequest, 'the Accept header must name text/event-stream');
         handler.listen(headers, createReply(request, response, { events: true, json: false }));
@@ -121,14 +113,16 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
 
   const server = createServer((request, response) => {
     response.on('error', () => {});
-    inHand += 1;
-    response.on('close', () => {
-      inHand -= 1;
-      if (inHand === 0) drained?.();
-    });
-    if (request.url !== READY_PATH) lastRequestAt = Date.now();
-    // A session lives here alone: its connection is closed with it, and not before.
-    if (drained && (handler.stateless || request.method === 'DELETE')) response.shouldKeepAlive = false;
+    // The kubelet goes on asking when clients do not.
+    if (request.url !== READY_PATH) {
+      inHand += 1;
+      closing?.();
+      response.on('close', () => {
+        inHand -= 1;
+        if (inHand === 0) closing?.();
+      });
+    }
+    if (closing) response.shouldKeepAlive = false;
     serve(request, response).catch(error => {
       if (response.headersSent || response.destroyed) {
         response.destroy();
@@ -156,20 +150,18 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
   });
   return {
     port: (server.address() as AddressInfo).port,
-    async close(mostMs) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      lastRequestAt = Date.now();
+    async close({ quietMs, mostMs }) {
       handler.hush?.();
-      drained = () => {
-        server.getConnections((_error, count) => {
-          if (inHand === 0 && (count === 0 || Date.now() - lastRequestAt >= LINGER_MS)) resolve();
-        });
+      const { promise, resolve } = Promise.withResolvers<void>();
+      let quiet: NodeJS.Timeout | undefined;
+      closing = () => {
+        clearTimeout(quiet);
+        if (inHand === 0) quiet = setTimeout(resolve, quietMs);
       };
-      const look = setInterval(drained, LOOK_MS);
+      closing();
       const late = setTimeout(resolve, mostMs);
-      drained();
       await promise;
-      clearInterval(look);
+      clearTimeout(quiet);
       clearTimeout(late);
       const closed = new Promise(done => server.close(done));
       server.closeAllConnections();

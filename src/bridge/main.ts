@@ -11,9 +11,10 @@ import { inject } from './inject.ts';
 import { createLog, type Log } from './log.ts';
 import { isRecord, LEGACY } from './messages.ts';
 import { createPeer, type Peer } from './peer.ts';
+import { createPool, type Introduction } from './pool.ts';
 import { type Message, startProcess } from './process.ts';
 import { createSessions } from './sessions.ts';
-import { createStateless, type Introduction } from './stateless.ts';
+import { createStateless } from './stateless.ts';
 import { supervise } from './supervise.ts';
 
 const USAGE = `bridge [options] -- COMMAND [ARGUMENT…]
@@ -21,7 +22,8 @@ bridge inject FOLDER       copies it, with the Node that it runs on, to where a 
 
   --port PORT            port to serve at (8000)
   --path PATH            path of MCP (/mcp)
-  --stateless            one process for all clients, instead of one for each session
+  --stateless            the same processes for all clients, instead of one for each session
+  --processes NUMBER     stateless: how many share the requests (1)
   --max-sessions NUMBER  sessions at a time (32)
   --idle SECONDS         how long a session may be idle (900)
   --plain NAME           a variable of the environment that is no secret (again for more)
@@ -33,8 +35,12 @@ export interface BridgeOptions {
   host?: string;
   path: string;
   stateless: boolean;
+  /** Stateless: how many. */
+  processes: number;
   maxSessions: number;
   idleMs: number;
+  /** At the end it serves on until nobody has asked for so long. */
+  quietMs: number;
   log: Log;
 }
 
@@ -50,6 +56,8 @@ export interface Bridge {
 
 /** The server's first answer may need packages and caches to be loaded. */
 const INITIALIZE_MS = 60_000;
+/** At the end of a Pod it takes a moment until nobody is sent to it any more. */
+const QUIET_MS = 5_000;
 /** What is in hand may take so long at the end: less than the Pod's grace. */
 const DRAIN_MS = 15_000;
 
@@ -108,23 +116,12 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
   const onFailure = (why: string, waitMs: number): void =>
     log.warn(`the server is not there: ${why}; starting it again`, { waitSeconds: waitMs / 1000 });
 
-  /** One server for all. */
+  /** Some servers for all. */
   function serveStateless() {
-    let serving: Awaited<ReturnType<typeof begin>> | undefined;
-    const attempt = async (): Promise<{ over: Promise<string> }> => {
-      const begun = await begin();
-      serving = begun;
-      const over = begun.peer.ended.finally(() => {
-        serving = undefined;
-      });
-      return { over };
-    };
-    const supervisor = supervise({ attempt, onFailure, soundAfterMs: 5_000, signal });
-    const handler = createStateless({
-      server: () =>
-        serving ?? { trouble: `the server is not there: ${log.clean(supervisor.trouble() ?? 'it starts')}` },
-    });
-    return { handler, supervisor };
+    const onSilence = (): void => log.warn('the server does not answer any more: it is ended');
+    const { processes: size } = options;
+    const pool = createPool({ size, begin, onFailure, onSilence, clean: log.clean, signal });
+    return { handler: createStateless(pool), supervisor: pool };
   }
 
   /** One for each session; whether it answers at all is tried out before the first, and when one did not. */
@@ -158,9 +155,8 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
   }
 
   const { handler, supervisor } = options.stateless ? serveStateless() : serveSessions();
-  let isStopping = false;
   const trouble = (): string | undefined => {
-    const why = isStopping ? 'the bridge is stopping' : supervisor.trouble();
+    const why = supervisor.trouble();
     return why === undefined ? undefined : log.clean(why);
   };
   const endpoint = await startEndpoint({
@@ -186,8 +182,7 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       throw new Error(`the server is of no use: ${why}${lastSaid && `; it said last: ${lastSaid}`}`);
     }),
     async stop() {
-      isStopping = true;
-      await endpoint.close(DRAIN_MS);
+      await endpoint.close({ quietMs: options.quietMs, mostMs: DRAIN_MS });
       stopping.abort();
       await close();
     },
@@ -202,6 +197,7 @@ function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: stri
       port: { type: 'string', default: '8000' },
       path: { type: 'string', default: '/mcp' },
       stateless: { type: 'boolean', default: false },
+      processes: { type: 'string', default: '1' },
       'max-sessions': { type: 'string', default: '32' },
       idle: { type: 'string', default: '900' },
       plain: { type: 'string', multiple: true, default: [] },
@@ -209,7 +205,7 @@ function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: stri
   });
   const [program, ...rest] = positionals;
   if (program === undefined) throw new Error('no command is given');
-  const number = (name: 'port' | 'max-sessions' | 'idle'): number => {
+  const number = (name: 'port' | 'processes' | 'max-sessions' | 'idle'): number => {
     const value = Number(values[name]);
     if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} ${values[name]}: give a whole number`);
     return value;
@@ -219,8 +215,10 @@ function readOptions(args: string[]): Omit<BridgeOptions, 'log'> & { plain: stri
     port: number('port'),
     path: values.path.replace(/(?<=.)\/$/, ''),
     stateless: values.stateless,
+    processes: number('processes'),
     maxSessions: number('max-sessions'),
     idleMs: number('idle') * 1000,
+    quietMs: QUIET_MS,
     plain: values.plain,
   };
 }

@@ -144,7 +144,6 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
   }
 
   return {
-    stateless: false,
     async post(message, headers, reply) {
       if (message.kind === 'request' && message.method === 'initialize') return initialize(message, reply);
       checkVersion(headers, message.kind === 'request');

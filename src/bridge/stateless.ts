@@ -1,20 +1,13 @@
 /**
- * One process for all clients, of a server that keeps nothing between requests that concerns one of them alone. Each request
- * stands for itself, in both eras: no session, no stream but that of an answer, and the server cannot ask a client back.
+ * For all clients, a server that keeps nothing between requests that concerns one of them alone. Each request stands for
+ * itself, in both eras: no session, no stream but that of an answer, and the server cannot ask a client back.
  */
 
 import type { IncomingMessage } from 'node:http';
 import type { Handler, Reply } from './http.ts';
 import { type ClientMessage, type ClientRequest, CODES, isRecord, LEGACY, MODERN, Refusal } from './messages.ts';
-import { type Answer, type Peer, refusalOf, unavailable } from './peer.ts';
-
-/** What the server answered to the bridge's own initialize. */
-export type Introduction = Record<string, unknown>;
-
-export interface StatelessOptions {
-  /** The server as it runs now, or why it does not. */
-  server: () => { peer: Peer; introduction: Introduction } | { trouble: string };
-}
+import { type Answer, refusalOf, unavailable } from './peer.ts';
+import type { Introduction, Pool } from './pool.ts';
 
 const MAX_PENDING = 256;
 /** So long a request runs on after its client is gone. */
@@ -42,16 +35,10 @@ const NAMED: Readonly<Record<string, 'name' | 'uri'>> = {
   'resources/read': 'uri',
 };
 
-export function createStateless({ server }: StatelessOptions): Handler {
+export function createStateless(server: Pick<Pool, 'ask' | 'introduction'>): Handler {
   /** What ends a request that runs, by the client's own name for it: session and id. */
   const running = new Map<string, AbortController>();
   let pending = 0;
-
-  function serving(): { peer: Peer; introduction: Introduction } {
-    const now = server();
-    if ('trouble' in now) throw unavailable(now.trouble);
-    return now;
-  }
 
   /** Has the server answer a request, until the client cancels it or is gone. */
   async function ask({ method, params }: ClientRequest, cancel: AbortController, reply: Reply): Promise<Answer> {
@@ -59,7 +46,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
     pending += 1;
     try {
       const { signal } = cancel;
-      return await serving().peer.ask({ method, params }, { signal, onProgress: message => void reply.event(message) });
+      return await server.ask({ method, params }, { signal, onProgress: message => void reply.event(message) });
     } catch (error) {
       throw refusalOf(error);
     } finally {
@@ -74,7 +61,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
     if (method === 'ping') return answer({ result: {} });
     if (isOfSessions(method)) throw notServed(method, 200);
     if (method === 'initialize') {
-      const { introduction } = serving();
+      const introduction = server.introduction();
       const wanted = String(params?.protocolVersion);
       const protocolVersion = LEGACY.includes(wanted) ? wanted : introduction.protocolVersion;
       // Only names the client: whoever serves its next request, here or in another Pod, needs to know nothing of it.
@@ -104,7 +91,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
     const { id, method, params = {} } = request;
     if (isOfSessions(method) || NOT_MODERN.has(method)) throw notServed(method, 404);
     if (method === 'server/discover') {
-      const { serverInfo: _, protocolVersion: __, ...facts } = serving().introduction;
+      const { serverInfo: _, protocolVersion: __, ...facts } = server.introduction();
       const capabilities = reduced(facts);
       const result = completed(method, { ...facts, capabilities, supportedVersions: [...MODERN, ...LEGACY] });
       return reply.end({ jsonrpc: '2.0', id, result });
@@ -131,7 +118,7 @@ export function createStateless({ server }: StatelessOptions): Handler {
 
   /** A result of an earlier revision as one of the newest. */
   function completed(method: string, result: Record<string, unknown>): Record<string, unknown> {
-    const { serverInfo } = serving().introduction;
+    const { serverInfo } = server.introduction();
     return {
       resultType: 'complete',
       // The server says nothing of it.
@@ -144,7 +131,6 @@ export function createStateless({ server }: StatelessOptions): Handler {
   }
 
   return {
-    stateless: true,
     async post(message, headers, reply) {
       const version = versionOf(message, headers);
       const session = String(headers['mcp-session-id'] ?? '');
@@ -169,7 +155,7 @@ function notServed(method: string, status: number): Refusal {
   return new Refusal(
     status,
     CODES.methodNotFound,
-    `${method} is not served: all clients share one process of this server`,
+    `${method} is not served: all clients share the processes of this server`,
   );
 }
 

@@ -42,28 +42,39 @@ export const catalogEntrySchema = z
       .boolean()
       .default(false)
       .describe(
-        'Whether the server keeps nothing between requests that concerns one client alone, so that any Pod may answer any of them. A stdio server then has one process for all clients, also for those that speak the newest revision of MCP; else each session has its own.',
+        'Whether the server keeps nothing between requests that concerns one client alone, so that any Pod may answer any of them. A stdio server then has the same `processes` for all clients, also for those that speak the newest revision of MCP; else each session has its own.',
+      ),
+    processes: z
+      .int()
+      .min(1)
+      .max(64)
+      .optional()
+      .describe(
+        'stateless stdio only: processes in a Pod that share the requests, for a server that answers one at a time. Absent, 1.',
       ),
     maxSessions: z
       .int()
       .min(1)
       .max(1024)
       .optional()
-      .describe('stdio only: sessions, and so processes, that a Pod has at most. Absent, 16.'),
+      .describe('stdio with sessions only: sessions, and so processes, that a Pod has at most. Absent, 16.'),
     idleSeconds: z
       .int()
       .min(1)
       .max(86_400)
       .optional()
-      .describe('stdio only: a session that was not used for so long is ended. Absent, 900.'),
+      .describe('stdio with sessions only: a session that was not used for so long is ended. Absent, 900.'),
   })
   .superRefine((entry, { addIssue }) => {
     if (entry.serverType === 'stdio' && !entry.command) {
       addIssue({ code: 'custom', path: ['command'], message: 'must name the program of a stdio server' });
     }
-    for (const field of ['maxSessions', 'idleSeconds'] as const) {
-      if (entry.serverType === 'stdio' || entry[field] === undefined) continue;
-      addIssue({ code: 'custom', path: [field], message: 'is for a serverType of stdio only' });
+    const isStdio = entry.serverType === 'stdio';
+    for (const field of ['processes', 'maxSessions', 'idleSeconds'] as const) {
+      const ofStateless = field === 'processes';
+      if (entry[field] === undefined || (isStdio && entry.stateless === ofStateless)) continue;
+      const message = `is for a serverType of stdio ${ofStateless ? 'that is' : 'that is not'} stateless`;
+      addIssue({ code: 'custom', path: [field], message });
     }
   });
 

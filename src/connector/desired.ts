@@ -58,6 +58,7 @@ export interface Settings {
 export interface Bridge {
   /** That brings it. */
   image: string;
+  processes: number;
   maxSessions: number;
   idleSeconds: number;
 }
@@ -196,8 +197,8 @@ function podSpec(settings: Settings): object {
           { name: 'tmp', mountPath: '/tmp' },
           ...(bridge ? [{ name: 'bridge', mountPath: BRIDGE_DIR, readOnly: true }] : []),
         ],
-        // Who is on the way to this Pod while it ends still finds it.
-        lifecycle: { preStop: { sleep: { seconds: 5 } } },
+        // Who is on the way to this Pod while it ends still finds it. The bridge sees to that itself.
+        ...(!bridge && { lifecycle: { preStop: { sleep: { seconds: 5 } } } }),
         // The kubelet keeps the last lines of a crash, so that nobody needs a right to read logs.
         terminationMessagePolicy: 'FallbackToLogsOnError',
         // MCP servers answer POST only, so the kubelet looks at the port; whether MCP is spoken there, the probe tells. The
@@ -239,7 +240,7 @@ function bridgeArgs(bridge: Bridge, { port, path, stateless, command, args, env 
   return [
     ...['--port', String(port), '--path', path],
     ...(stateless
-      ? ['--stateless']
+      ? ['--stateless', '--processes', String(bridge.processes)]
       : ['--max-sessions', String(bridge.maxSessions), '--idle', String(bridge.idleSeconds)]),
     ...plain.flatMap(name => ['--plain', name]),
     '--',

@@ -113,7 +113,8 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Settin
       "spec.serverType stdio cannot be hosted: have the operator's admin set bridgeImage to the operator's image",
     );
   }
-  const { stateless = false, maxSessions = 16, idleSeconds = 900 } = hosting.image ? {} : (entry ?? {});
+  const catalogued: Partial<CatalogEntry> = hosting.image ? {} : (entry ?? {});
+  const { stateless = false, processes = 1, maxSessions = 16, idleSeconds = 900 } = catalogued;
   return {
     deployment: childName(metadata.name),
     service: address?.service ?? childName(metadata.name),
@@ -123,7 +124,7 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Settin
     port,
     path: address?.path ?? hosting.path ?? entry?.path ?? '/mcp',
     operatorNamespace,
-    bridge: bridge === undefined ? undefined : { image: bridge, maxSessions, idleSeconds },
+    bridge: bridge === undefined ? undefined : { image: bridge, processes, maxSessions, idleSeconds },
     stateless,
     command,
     args: hosting.args ?? entry?.args ?? [],

@@ -171,8 +171,10 @@ async function sessions(): Promise<object> {
     host: '127.0.0.1',
     path: '/mcp',
     stateless: false,
+    processes: 1,
     maxSessions: OPEN_AT_A_TIME * 2,
     idleMs: 2_000,
+    quietMs: 0,
     log: createLog({}, [], () => {}),
   });
   const url = `http://127.0.0.1:${bridge.port}/mcp`;

@@ -8,9 +8,15 @@ import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { KubeObject } from '../../src/api/meta.ts';
 import { PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
 import { createSandbox, readyOf, type Sandbox, SECRETS } from '../support/kube.ts';
+import { installPython, whyNoPython } from '../zoo/real.ts';
 import type { Polled, Used } from './client.ts';
 
 const CLIENT = join(import.meta.dirname, 'client.ts');
+const PYTHON_CLIENT = join(import.meta.dirname, 'client.py');
+const noPython = whyNoPython();
+if (noPython) console.log(noPython);
+const KEPT = ['kept', 'all'];
+const SESSIONS = ['kept', 'many'];
 const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
 const SERVER = 'node_modules/@modelcontextprotocol/server-everything/dist/index.js';
 
@@ -67,9 +73,9 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     return url.href;
   }
 
-  function client(command: 'use' | 'poll', url: string, connections = 'kept'): ChildProcess {
+  function client(command: 'use' | 'poll', url: string, how: readonly string[] = []): ChildProcess {
     const [program, ...args] = inject('insideCluster');
-    return spawn(program, [...args, process.execPath, CLIENT, command, url, connections], {
+    return spawn(program, [...args, process.execPath, CLIENT, command, url, ...how], {
       stdio: ['pipe', 'pipe', 'ignore'],
     });
   }
@@ -85,8 +91,8 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   }
 
   /** Asks on and on while something happens. */
-  async function polling(url: string, work: () => Promise<void>, connections?: string): Promise<Polled> {
-    const started = client('poll', url, connections);
+  async function polling(url: string, work: () => Promise<void>, how = KEPT): Promise<Polled> {
+    const started = client('poll', url, how);
     try {
       await work();
       return await resultOf<Polled>(started);
@@ -107,6 +113,30 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     expect(used.legacy.tools).toContain('echo');
     expect(used.auto.tools).toEqual(used.legacy.tools);
   });
+
+  it.skipIf(noPython).each([
+    ['jira', /Atlassian/, []],
+    ['clickup', /^Demo$/, ['get_task']],
+    ['teams', /teams/, ['list_teams']],
+  ])(
+    'of the catalog, %s, is used by the official SDKs for TypeScript and for Python',
+    async (connectorId, server, tools) => {
+      const python = await installPython(cluster.signal);
+      await cluster.applyConnector(connectorId, catalogued(connectorId)());
+      const url = await urlOf(await cluster.untilReady(connectorId, 'True', 'Ready'));
+      const [program, ...args] = inject('insideCluster');
+      const started = spawn(program, [...args, python, PYTHON_CLIENT, url], { stdio: ['pipe', 'pipe', 'inherit'] });
+      const [used, byPython] = await Promise.all([
+        resultOf<Record<'auto' | 'legacy', Used>>(client('use', url)),
+        resultOf<Used>(started),
+      ]);
+      for (const found of [used.auto, used.legacy, byPython]) {
+        expect(found.server).toMatch(server);
+        expect(found.tools).toEqual(expect.arrayContaining(tools));
+        expect(found.tools).toEqual(byPython.tools);
+      }
+    },
+  );
 
   it('is reached at the Service that its URL names, as in http://clickup-mcp:8000', async () => {
     await cluster.applyConnector('seed', { ...catalogued('clickup')(), serverUrl: 'http://clickup-mcp:8000' });
@@ -196,10 +226,11 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   });
 
   describe.each([
-    ['http', catalogued('jira'), 'fresh'],
-    ['stdio, with a process for each session', stdio, 'kept'],
-    ['stdio, with one process for all', catalogued('teams'), 'kept'],
-  ])('that speaks %s', (what, spec, connections) => {
+    ['http', catalogued('jira'), ['fresh', 'all']],
+    ['stdio, with a process for each session', stdio, SESSIONS],
+    ['stdio, with one process for all', catalogued('teams'), KEPT],
+    ['stdio, with some processes for all', catalogued('clickup'), KEPT],
+  ])('that speaks %s', (what, spec, how) => {
     it('is replaced without a gap', async () => {
       const name = `gapless-${what.length}`;
       await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: '0' }] }));
@@ -216,9 +247,11 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
               await cluster.until(PODS, pod.metadata.name, found => found === undefined);
           }
         },
-        connections,
+        how,
       );
       expect(polled.failed).toEqual([]);
+      // A session that is open as its Pod goes is over; each of the rollouts may meet one, or one more that it just missed.
+      expect(polled.renewed).toBeLessThanOrEqual(how === SESSIONS ? 4 : 0);
       expect(polled.asked).toBeGreaterThan(10);
     });
   });

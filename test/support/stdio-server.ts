@@ -80,6 +80,10 @@ const tools: Record<string, (args: Record<string, unknown>, call: Message) => un
     for (const progress of [1, 2]) send({ method: 'notifications/progress', params: { progressToken, progress } });
     return progressToken;
   },
+  /** Answers nobody any more. */
+  hang: () => {
+    for (;;);
+  },
   /** Never ends, unless it is cancelled. */
   wait: (_args, { id }) =>
     new Promise(resolve => {

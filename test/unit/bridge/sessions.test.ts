@@ -430,7 +430,7 @@ describe('a server that is killed as it begins', () => {
 });
 
 describe('the end', () => {
-  it('lets sessions go on, and nobody listen', async () => {
+  it('lets sessions go on, nobody listen, and sends clients to other Pods with each answer', async () => {
     const bridge = await start();
     const { session } = await bridge.client.initialize();
     const call = calling('wait');
@@ -438,14 +438,46 @@ describe('the end', () => {
     await bridge.client.call(session, 'count');
     const stopped = bridge.stop();
     expect((await bridge.client.send('GET', { ...session, ...GET })).status).toBe(503);
-    expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
+    // As long as there is no other Pod it is sent who asks.
+    expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(200);
     const late = await bridge.client.initialize();
-    expect(late.answer.headers.connection).toBe('keep-alive');
-    expect((await bridge.client.send('DELETE', late.session)).headers.connection).toBe('close');
+    expect(late.answer.headers.connection).toBe('close');
+    expect((await bridge.client.send('DELETE', late.session)).status).toBe(204);
     const cancelled = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: call.id } };
     expect((await bridge.client.post(cancelled, session)).status).toBe(202);
     await waiting;
     await stopped;
+    bridge.client.close();
+  });
+
+  it('comes when nobody has asked for a while, but for the kubelet', async () => {
+    const bridge = await start({ quietMs: 300 });
+    const { session } = await bridge.client.initialize();
+    const since = performance.now();
+    let asked = 0;
+    let lastAsked = 0;
+    let isOver = false;
+    const stopped = bridge.stop().then(() => {
+      isOver = true;
+    });
+    while (!isOver) {
+      const isClient = performance.now() - since < 600;
+      const asking = isClient
+        ? bridge.client.call(session, 'count')
+        : bridge.client.send('GET', {}, { path: '/.bridge/ready' });
+      await asking.then(
+        () => {
+          if (isClient) asked += 1;
+          if (isClient) lastAsked = performance.now() - since;
+        },
+        () => {},
+      );
+    }
+    await stopped;
+    const took = performance.now() - since;
+    expect(asked).toBeGreaterThan(1);
+    expect(took - lastAsked).toBeGreaterThan(280);
+    expect(took).toBeLessThan(10_000);
     bridge.client.close();
   });
 

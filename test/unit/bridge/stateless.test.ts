@@ -243,6 +243,76 @@ describe('a client that goes away', () => {
   });
 });
 
+describe('several processes', () => {
+  const headers = { 'mcp-session-id': 'mine' };
+  const cancel = ({ id }: ReturnType<typeof rpc>) => ({
+    jsonrpc: '2.0',
+    method: 'notifications/cancelled',
+    params: { requestId: id },
+  });
+
+  it('share the requests: one that hangs holds nobody up, and is ended once nobody waits for it', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
+    try {
+      await using bridge = await start({ ...SHARED, processes: 2 });
+      const pids = new Set<unknown>();
+      await until(async () => {
+        const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
+        for (const pid of found) pids.add(pid);
+        return pids.size === 2;
+      });
+      const hanging = calling('hang');
+      const waiting = bridge.client.post(hanging, headers);
+      const free = await bridge.client.call({}, 'pid');
+      await vi.advanceTimersByTimeAsync(100_000);
+      expect(bridge.logged.join('')).not.toContain('does not answer');
+      await bridge.client.post(cancel(hanging), headers);
+      await waiting;
+      // Not even when it has less to do than the other.
+      for (const _ of [1, 2, 3]) expect(await bridge.client.call({}, 'pid')).toBe(free);
+      await vi.advanceTimersByTimeAsync(61_000);
+      expect(bridge.logged.join('')).toContain('the server does not answer any more: it is ended');
+      await until(async () => {
+        await vi.advanceTimersByTimeAsync(1_000);
+        const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
+        return found.some(pid => !pids.has(pid));
+      });
+      expect(bridge.trouble()).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it('go on when a call of theirs is cancelled', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
+    try {
+      await using bridge = await start(SHARED);
+      const pid = await bridge.client.call({}, 'pid');
+      const call = calling('wait');
+      const waiting = bridge.client.post(call, headers);
+      await bridge.client.call({}, 'echo');
+      await bridge.client.post(cancel(call), headers);
+      await waiting;
+      await bridge.client.call({}, 'echo');
+      await vi.advanceTimersByTimeAsync(61_000);
+      expect(await bridge.client.call({}, 'pid')).toBe(pid);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it('serve as long as one of them is there', async () => {
+    await using bridge = await start({ ...SHARED, processes: 2 });
+    await until(async () => {
+      const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
+      return found[0] !== found[1];
+    });
+    process.kill(Number(await bridge.client.call({}, 'pid')), 'SIGKILL');
+    const { status } = await bridge.client.post(calling('pid'));
+    expect([status, bridge.trouble()]).toEqual([200, undefined]);
+  });
+});
+
 describe('the end', () => {
   it('sends clients to other Pods with the next answer, and cuts nobody off', async () => {
     const bridge = await start(SHARED);
@@ -260,7 +330,7 @@ describe('the end', () => {
 });
 
 describe('the server', () => {
-  it('that ends is started again; who waits is told, and others to wait', async () => {
+  it('that ends is started again; who waits is told, and others wait for it', async () => {
     await using bridge = await start(SHARED);
     const before = await bridge.client.call({}, 'pid');
     const waiting = bridge.client.post(calling('wait'));
@@ -270,13 +340,22 @@ describe('the server', () => {
       200,
       'the server ended before it answered: it was ended by SIGKILL',
     ]);
-    const meanwhile = await bridge.client.post(rpc('tools/list'));
-    expect([meanwhile.status, meanwhile.headers['retry-after']]).toEqual([503, '1']);
-    expect(meanwhile.messages[0]?.error?.message).toBe('the server is not there: it was ended by SIGKILL');
     expect((await bridge.client.send('GET', {}, { path: '/.bridge/ready' })).status).toBe(503);
-    await until(() => bridge.trouble() === undefined);
-    expect(await bridge.client.call({}, 'pid')).not.toBe(before);
+    const discovered = await modern(bridge.client, rpc('server/discover'));
+    expect(discovered.status).toBe(200);
+    expect(bridge.trouble()).toBe('it was ended by SIGKILL');
+    const after = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
+    expect(after).toEqual([expect.any(Number), after[0]]);
+    expect(after[0]).not.toBe(before);
+    expect(bridge.trouble()).toBeUndefined();
     expect(bridge.logged.join('')).toContain('the server is not there: it was ended by SIGKILL; starting it again');
+  });
+
+  it('that does not come back soon is waited for no longer', async () => {
+    await using bridge = await start({ ...SHARED, habit: 'mute', awaited: false });
+    const { status, headers, messages } = await bridge.client.post(calling('pid'));
+    expect([status, headers['retry-after']]).toEqual([503, '1']);
+    expect(messages[0]?.error?.message).toBe('the server is not there: the server has not answered yet');
   });
 
   it('cannot ask a client, and is told so', async () => {

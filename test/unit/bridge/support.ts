@@ -31,8 +31,10 @@ export async function start({
     host: '127.0.0.1',
     path: '/mcp',
     stateless: false,
+    processes: 1,
     maxSessions: 4,
     idleMs: 60_000,
+    quietMs: 0,
     log,
     ...options,
   });

@@ -338,6 +338,7 @@ describe('the Pod of a server that speaks stdio', () => {
       containers: [
         {
           ...CONTAINER,
+          lifecycle: undefined,
           image: 'r.example.com/teams:1.0',
           command: ['/bridge/loader', '--library-path', '/bridge/lib', '/bridge/node', '/bridge/bridge.mjs'],
           args: [
@@ -361,7 +362,8 @@ describe('the Pod of a server that speaks stdio', () => {
   });
 
   it.each([
-    [{ stateless: true }, ['--stateless']],
+    [{ stateless: true }, ['--stateless', '--processes', '1']],
+    [{ stateless: true, processes: 3 }, ['--stateless', '--processes', '3']],
     [{ maxSessions: 4, idleSeconds: 60 }, ['--max-sessions', '4', '--idle', '60']],
   ])('is told by the catalog how sessions are served: %j', (more, args) => {
     const { containers } = podOf(plan({}, { ...policy, catalog: { clickup: { ...entry, ...more } } })) as {

@@ -69,6 +69,7 @@ describe('a policy', () => {
   });
 
   const entry = { image: 'r.example.com/jira', defaultVersion: '2.0' };
+  const stdio = { ...entry, serverType: 'stdio', command: ['x'] };
   it.each<[string, unknown, string]>([
     ['a missing image', { defaultVersion: '1' }, 'image'],
     ['an image with a digest', { ...entry, image: 'a@sha256:0' }, 'image'],
@@ -87,7 +88,11 @@ describe('a policy', () => {
     ['nothing in it', null, 'the entry'],
     ['no command for stdio', { ...entry, serverType: 'stdio' }, 'command'],
     ['sessions for http', { ...entry, maxSessions: 3 }, 'maxSessions'],
-    ['no sessions', { ...entry, serverType: 'stdio', command: ['x'], maxSessions: 0 }, 'maxSessions'],
+    ['sessions where there are none', { ...stdio, stateless: true, idleSeconds: 3 }, 'idleSeconds'],
+    ['processes for http', { ...entry, stateless: true, processes: 3 }, 'processes'],
+    ['processes for sessions', { ...stdio, processes: 3 }, 'processes'],
+    ['no processes', { ...stdio, stateless: true, processes: 0 }, 'processes'],
+    ['no sessions', { ...stdio, maxSessions: 0 }, 'maxSessions'],
   ])('with an entry with %s does without that entry, and names its field', (_what, jira, field) => {
     const { catalog } = policySchema.parse({ catalog: { github: entry, jira } });
     expect(catalog.github).toMatchObject(entry);

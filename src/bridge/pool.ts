@@ -1,0 +1,139 @@
+/** Processes that serve the same to all clients: each request goes to the one that has least to do. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Refusal } from './messages.ts';
+import { type Answer, type Peer, type Request, unavailable } from './peer.ts';
+import type { Message } from './process.ts';
+import { supervise } from './supervise.ts';
+
+/** What the server answered to the bridge's own initialize. */
+export type Introduction = Record<string, unknown>;
+
+export interface PoolOptions {
+  size: number;
+  /** Starts a process, and resolves when it has answered. */
+  begin: () => Promise<{ peer: Peer; introduction: Introduction }>;
+  /** Told of each process that ended or did not begin, and how long it takes until it is started again. */
+  onFailure: (why: string, waitMs: number) => void;
+  /** Told when one is ended because it does not answer any more. */
+  onSilence: () => void;
+  /** Makes why a process ended fit for clients. */
+  clean: (text: string) => string;
+  signal: AbortSignal;
+}
+
+export interface Pool {
+  /** What the one said that began last. Throws Refusal before the first. */
+  introduction(): Introduction;
+  /** As that of a peer. Rejects with Refusal when none is there for a while. */
+  ask: Peer['ask'];
+  /** Why there is none, or undefined. */
+  trouble(): string | undefined;
+  /** Rejects when one of them is no use to start again. */
+  done: Promise<void>;
+}
+
+interface Serving {
+  peer: Peer;
+  inHand: number;
+  /** Was asked whether it is still there, and has not answered yet. */
+  isDoubted: boolean;
+}
+
+/** Who has answered and lived for so long is sound: when it ends, failures are counted anew. */
+const SOUND_MS = 5_000;
+/** As long as clients usually wait: what is lost with a process that says nothing for so long would have been lost anyhow. */
+const SILENT_MS = 60_000;
+/** Who asks while one is started again waits for it: so long that it most often is there, and that a probe learns why not. */
+const PATIENCE_MS = 4_000;
+
+export function createPool({ size, begin, onFailure, onSilence, clean, signal }: PoolOptions): Pool {
+  const serving = new Set<Serving>();
+  let introduction: Introduction | undefined;
+  let arrival = Promise.withResolvers<void>();
+
+  // One after the other: they share the Pod's CPU, and the first is to answer soon.
+  let lastBegin: Promise<unknown> = Promise.resolve();
+  const beginInTurn: typeof begin = () => {
+    const begun = lastBegin.then(begin);
+    lastBegin = begun.catch(() => {});
+    return begun;
+  };
+  const attempt = async (): Promise<{ over: Promise<string> }> => {
+    const begun = await beginInTurn();
+    introduction = begun.introduction;
+    const one = { peer: begun.peer, inHand: 0, isDoubted: false };
+    serving.add(one);
+    arrival.resolve();
+    arrival = Promise.withResolvers();
+    return { over: one.peer.ended.finally(() => serving.delete(one)) };
+  };
+  const supervisors = Array.from({ length: size }, () =>
+    supervise({ attempt, onFailure, soundAfterMs: SOUND_MS, signal }),
+  );
+
+  function trouble(): string | undefined {
+    if (serving.size > 0) return undefined;
+    return supervisors.map(supervisor => supervisor.trouble()).find(why => why !== undefined) ?? 'it starts';
+  }
+
+  const absent = (): Refusal => unavailable(`the server is not there: ${clean(trouble() ?? 'it starts')}`);
+
+  /** Rejects with Refusal, or with the signal's reason. */
+  async function idlest(signal?: AbortSignal): Promise<Serving> {
+    if (serving.size === 0) {
+      const waiting = new AbortController();
+      const over = signal ? AbortSignal.any([signal, waiting.signal]) : waiting.signal;
+      await Promise.race([arrival.promise, sleep(PATIENCE_MS, undefined, { signal: over }).catch(() => {})]);
+      waiting.abort();
+      signal?.throwIfAborted();
+    }
+    const [one] = [...serving].sort((a, b) => Number(a.isDoubted) - Number(b.isDoubted) || a.inHand - b.inHand);
+    if (!one) throw absent();
+    return one;
+  }
+
+  /** Who goes on with what nobody waits for and who hangs look alike, until they are asked. */
+  async function doubt(one: Serving): Promise<void> {
+    if (one.isDoubted) return;
+    one.isDoubted = true;
+    const enough = new AbortController();
+    const late = setTimeout(() => enough.abort(), SILENT_MS);
+    late.unref();
+    try {
+      await one.peer.ask({ method: 'ping' }, { signal: enough.signal });
+      one.isDoubted = false;
+    } catch {
+      if (!enough.signal.aborted) return;
+      onSilence();
+      await one.peer.end();
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  async function ask(
+    request: Request,
+    options: { onProgress?: (message: Message) => void; signal?: AbortSignal },
+  ): Promise<Answer> {
+    const one = await idlest(options.signal);
+    one.inHand += 1;
+    try {
+      return await one.peer.ask(request, options);
+    } finally {
+      one.inHand -= 1;
+      if (options.signal?.aborted) void doubt(one);
+    }
+  }
+
+  const done = Promise.all(supervisors.map(supervisor => supervisor.done)).then(() => {});
+  return {
+    introduction() {
+      if (!introduction) throw absent();
+      return introduction;
+    },
+    ask,
+    trouble,
+    done,
+  };
+}
