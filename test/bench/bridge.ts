@@ -188,7 +188,9 @@ async function sessions(): Promise<object> {
     const servers = family(process.pid).filter(pid => !before.has(pid));
     const victim = servers[at % servers.length];
     if (victim === undefined) return;
-    if (at % 20 === 0) rss.push(rssMiB(victim));
+    // One that has just ended has none.
+    const size = rssMiB(victim);
+    if (size > 0) rss.push(size);
     if (at % 3 === 0) await client.end();
     // Whose it is, is left to chance: its own, another one's in the middle of a call, or one that is just beginning.
     if (at % 3 === 1) process.kill(victim, 'SIGKILL');

@@ -55,6 +55,7 @@ interface Base {
   /** Debian packages; what they depend on comes with them. */
   packages: readonly string[];
   node?: true;
+  python?: true;
   /** For build stages: a shell, and npm when there is Node. */
   builds?: true;
 }
@@ -71,7 +72,7 @@ const bases = {
     node: true,
     builds: true,
   },
-  python: { packages: ['python3', 'ca-certificates'] },
+  python: { packages: ['python3', 'ca-certificates'], python: true },
   'python-build': { packages: ['python3', 'python3-venv', 'ca-certificates', 'busybox-static'], builds: true },
 } satisfies Record<string, Base>;
 
@@ -125,13 +126,19 @@ export async function pauseImage(options: BuildOptions): Promise<Image> {
 }
 
 // Change it when what is done with a base's packages changes.
-const RECIPE = 2;
+const RECIPE = 3;
 
 function baseReference(name: BaseName): string {
   const base: Base = bases[name];
   const node = base.node ? process.version : '';
   return `${REPOSITORY}/base-${name}:${hash([JSON.stringify([RECIPE, base, node]), readFileSync('/etc/os-release')])}`;
 }
+
+const COMPILE = `
+import compileall, py_compile, sysconfig
+how = py_compile.PycInvalidationMode.UNCHECKED_HASH
+compileall.compile_dir(sysconfig.get_path("stdlib"), quiet=1, invalidation_mode=how)
+`;
 
 async function makeBase(name: BaseName, temporary: string, options: BuildOptions): Promise<void> {
   const image = baseReference(name);
@@ -141,8 +148,11 @@ async function makeBase(name: BaseName, temporary: string, options: BuildOptions
   const context = join(temporary, `base-${name}`);
   const root = join(context, 'root');
   mkdirSync(root, { recursive: true });
-  await unpack(bases[name].packages, root, context, options);
-  finish(root, bases[name]);
+  const base: Base = bases[name];
+  await unpack(base.packages, root, context, options);
+  finish(root, base);
+  // Debian compiles its Python when it is installed.
+  if (base.python) await run('chroot', [root, '/usr/bin/python3', '-c', COMPILE], options);
   const dockerfile = join(context, 'Dockerfile');
   writeFileSync(dockerfile, 'FROM scratch\nCOPY root/ /\nENV PATH=/usr/bin:/bin\n');
   await build(['-t', image, '-f', dockerfile, context], temporary, options);
