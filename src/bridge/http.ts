@@ -1,7 +1,7 @@
 /** The HTTP side of Streamable HTTP: one path, bounded requests, and answers as JSON or as a stream of events. */
 
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { READY_PATH } from './layout.ts';
 import { type ClientMessage, CODES, Refusal, readMessage } from './messages.ts';
 
@@ -23,6 +23,8 @@ export interface Reply {
   gone: AbortSignal;
   /** Sends a message ahead of the end; false if this client reads no event streams, or is gone. */
   event(message: object): boolean;
+  /** Begins a stream that may stay without a message. */
+  open(): void;
   /** The last message, with headers where nothing was sent before. */
   end(message: object, headers?: Readonly<Record<string, string>>, status?: number): void;
   /** Headers of a stream that begins before the answer is there. */
@@ -59,14 +61,20 @@ const MAX_BODIES_BYTES = 64 * 2 ** 20;
 const MAX_CONNECTIONS = 1_024;
 /** A client that does not read its stream is cut off. */
 const MAX_UNREAD_BYTES = 16 * 2 ** 20;
+/** Of all answers together, and how long it may take to read one. */
+const MAX_UNREAD_ANSWERS = 128 * 2 ** 20;
+const UNREAD_MS = 60_000;
 /** An answer that takes longer begins as a stream: clients and proxies give up on what says nothing. */
 const QUIET_MS = 5_000;
 const KEEPALIVE_MS = 15_000;
+/** Unused for so long, a connection makes room for another one when there are too many. */
+const IDLE_MS = 5_000;
 
 export async function startEndpoint(options: EndpointOptions): Promise<Endpoint> {
   const { port, host, path, handler, trouble, onError } = options;
 
-  let inHand = 0;
+  /** What is to be answered, but for the kubelet, which goes on asking when clients do not. */
+  const inHand = new Set<ServerResponse>();
   /** Set when the endpoint closes; called when somebody asks, and when all is answered. */
   let closing: (() => void) | undefined;
 
@@ -87,7 +95,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
           throw new Refusal(415, CODES.invalidRequest, 'the Content-Type must be application/json');
         const kinds = accepted(headers.accept);
         const message = readMessage(await bodyOf(request));
-        const reply = createReply(request, response, kinds);
+        const reply = createReply(response, kinds);
         await handler.post(message, headers, reply).catch(error => {
           const id = message.kind === 'request' ? message.id : undefined;
           const { status, body, headers } = describe(error, onError, id);
@@ -95,13 +103,17 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
         });
         return;
       }
-      case 'GET':
+      case 'GET': {
         if (!handler.listen) break;
         if (closing) throw new Refusal(503, CODES.server, 'the bridge is stopping');
         if (!accepted(headers.accept).events)
           throw new Refusal(406, CODES.invalidRequest, 'the Accept header must name text/event-stream');
-        handler.listen(headers, createReply(request, response, { events: true, json: false }));
+        const reply = createReply(response, { events: true, json: false });
+        handler.listen(headers, reply);
+        // Not before: who has no session is told so.
+        reply.open();
         return;
+      }
       case 'DELETE':
         await handler.remove(headers);
         response.writeHead(204).end();
@@ -113,13 +125,17 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
 
   const server = createServer((request, response) => {
     response.on('error', () => {});
-    // The kubelet goes on asking when clients do not.
+    const { socket } = request;
+    idle.delete(socket);
+    response.on('close', () => {
+      if (!socket.destroyed) idle.set(socket, performance.now());
+    });
     if (request.url !== READY_PATH) {
-      inHand += 1;
+      inHand.add(response);
       closing?.();
       response.on('close', () => {
-        inHand -= 1;
-        if (inHand === 0) closing?.();
+        inHand.delete(response);
+        if (inHand.size === 0) closing?.();
       });
     }
     if (closing) response.shouldKeepAlive = false;
@@ -139,8 +155,12 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
   // Longer than what usual clients and proxies keep an idle connection for: whoever closes first may meet a request.
   server.keepAliveTimeout = 120_000;
   server.maxConnections = MAX_CONNECTIONS;
-  // The kubelet's probe finds room when clients keep more than they use.
-  server.on('drop', () => server.closeIdleConnections());
+  // The kubelet's probe finds room when clients keep more than they use. One that is new is not idle.
+  const idle = new Map<Socket, number>();
+  server.on('connection', socket => socket.once('close', () => idle.delete(socket)));
+  server.on('drop', () => {
+    for (const [socket, since] of idle) if (performance.now() - since > IDLE_MS) socket.destroy();
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen({ port, ...(host !== undefined && { host }) }, () => {
@@ -152,11 +172,12 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
     port: (server.address() as AddressInfo).port,
     async close({ quietMs, mostMs }) {
       handler.hush?.();
+      for (const response of inHand) response.shouldKeepAlive = false;
       const { promise, resolve } = Promise.withResolvers<void>();
       let quiet: NodeJS.Timeout | undefined;
       closing = () => {
         clearTimeout(quiet);
-        if (inHand === 0) quiet = setTimeout(resolve, quietMs);
+        if (inHand.size === 0) quiet = setTimeout(resolve, quietMs);
       };
       closing();
       const late = setTimeout(resolve, mostMs);
@@ -180,7 +201,8 @@ function checkOrigin({ headers }: IncomingMessage): void {
 }
 
 /** What kinds of answer a client reads. Absent, all. */
-function accepted(accept = '*/*'): { events: boolean; json: boolean } {
+function accepted(header = '*/*'): { events: boolean; json: boolean } {
+  const accept = header.toLowerCase();
   const all = accept.includes('*/*');
   const kinds = {
     events: all || accept.includes('text/event-stream') || accept.includes('text/*'),
@@ -215,6 +237,28 @@ async function bodyOf(request: IncomingMessage): Promise<string> {
   }
 }
 
+/** Answers that are not read yet, the oldest first, and how long they are. */
+const unread = new Map<ServerResponse, number>();
+
+/** Cuts off who does not read its answer, and the oldest when all are too much: their calls do not count any more. */
+function watchUnread(response: ServerResponse, length: number): void {
+  if (response.writableLength === 0) return;
+  unread.set(response, length);
+  const late = setTimeout(() => response.destroy(), UNREAD_MS);
+  const isRead = (): void => {
+    clearTimeout(late);
+    unread.delete(response);
+  };
+  response.once('finish', isRead);
+  response.once('close', isRead);
+  let all = unread.values().reduce((sum, one) => sum + one, 0);
+  for (const [oldest, size] of unread) {
+    if (all <= MAX_UNREAD_ANSWERS) break;
+    all -= size;
+    oldest.destroy();
+  }
+}
+
 function describe(
   error: unknown,
   onError: (error: unknown) => void,
@@ -228,11 +272,7 @@ function describe(
   return { status, body, headers };
 }
 
-function createReply(
-  request: IncomingMessage,
-  response: ServerResponse,
-  kinds: { events: boolean; json: boolean },
-): Reply {
+function createReply(response: ServerResponse, kinds: { events: boolean; json: boolean }): Reply {
   const gone = new AbortController();
   let isOver = false;
   let early: Readonly<Record<string, string>> = {};
@@ -267,9 +307,9 @@ function createReply(
     else response.write(`event: message\ndata: ${JSON.stringify(message)}\n\n`);
   }
 
-  if (request.method === 'GET') stream();
   return {
     gone: gone.signal,
+    open: stream,
     event(message) {
       if (!kinds.events || isOver) return false;
       stream();
@@ -280,12 +320,15 @@ function createReply(
       if (isOver) return;
       // An error has its status, where it can have one.
       if (!response.headersSent && (kinds.json || status !== 200)) {
-        response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(message));
+        const text = JSON.stringify(message);
+        response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(text);
+        watchUnread(response, text.length);
       } else {
         if (!response.headersSent) for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
         stream();
         write(message);
         response.end();
+        watchUnread(response, response.writableLength);
       }
       finish();
     },

@@ -10,7 +10,7 @@ import { startEndpoint } from './http.ts';
 import { inject } from './inject.ts';
 import { createLog, type Log } from './log.ts';
 import { isRecord, LEGACY } from './messages.ts';
-import { createPeer, type Peer } from './peer.ts';
+import { answerServer, createPeer, type Peer } from './peer.ts';
 import { createPool, type Introduction } from './pool.ts';
 import { type Message, startProcess } from './process.ts';
 import { createSessions } from './sessions.ts';
@@ -93,7 +93,7 @@ export async function startBridge(options: BridgeOptions): Promise<Bridge> {
       if (!('id' in message)) return;
       const answer =
         message.method === 'ping' ? { result: {} } : { error: { code: -32601, message: 'Method not found' } };
-      peer.tell({ jsonrpc: '2.0', id: message.id, ...answer });
+      answerServer(peer, { jsonrpc: '2.0', id: message.id, ...answer });
     });
     try {
       const late = AbortSignal.any([signal, AbortSignal.timeout(INITIALIZE_MS)]);
@@ -235,13 +235,16 @@ if (import.meta.main) {
     log = createLog(process.env, plain);
     const starting = startBridge({ ...options, log });
     // From the start: nothing that was started is left behind.
+    let isStopping = false;
     const stop = async (signal: string): Promise<void> => {
+      if (isStopping) return;
+      isStopping = true;
       log?.info('stopping', { signal });
       await (await starting).stop();
       process.exit(0);
     };
-    process.once('SIGTERM', stop);
-    process.once('SIGINT', stop);
+    process.on('SIGTERM', stop);
+    process.on('SIGINT', stop);
     const bridge = await starting;
     log.info('serving', { port: bridge.port, path: options.path, stateless: options.stateless });
     await bridge.done;

@@ -63,9 +63,12 @@ export const LEGACY: readonly string[] = ['2025-11-25', '2025-06-18', '2025-03-2
 /** Revisions in which each request says all that there is to know. */
 export const MODERN: readonly string[] = ['2026-07-28'];
 
-/** JSON whose numbers stay as they are written, also where a double cannot hold them. Throws SyntaxError. */
+/**
+ * JSON whose integers stay as they are written, also where a double cannot hold them; of fractions nobody expects more.
+ * Throws SyntaxError.
+ */
 export function parseJson(text: string): unknown {
-  if (!/\d{16}|\d[eE]/.test(text)) return JSON.parse(text);
+  if (!/(?<![\d.])\d{16}|\d[eE]\+?\d{3}/.test(text)) return JSON.parse(text);
   return JSON.parse(text, (_key, value: unknown, { source }: { source?: string } = {}) =>
     typeof value === 'number' && source !== undefined && String(value) !== source ? RawJson.rawJSON(source) : value,
   );

@@ -124,6 +124,15 @@ export function createPeer(
   };
 }
 
+/** Answers what the server asked, in no client's name. One that floods and does not read gets no answer. */
+export function answerServer(peer: Peer, answer: object): void {
+  try {
+    peer.tell(answer);
+  } catch (error) {
+    if (!(error instanceof ServerBusy)) throw error;
+  }
+}
+
 /** What a client gets for an error of `ask`. */
 export function refusalOf(error: unknown): unknown {
   // No status that has clients and proxies send it again: the server may have done what it was asked for.

@@ -1,6 +1,5 @@
-/** Processes that serve the same to all clients: each request goes to the one that has least to do. */
+/** Processes that serve the same to all clients. Where there are several, each answers one request at a time. */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Refusal } from './messages.ts';
 import { type Answer, type Peer, type Request, unavailable } from './peer.ts';
 import type { Message } from './process.ts';
@@ -50,7 +49,12 @@ const PATIENCE_MS = 4_000;
 export function createPool({ size, begin, onFailure, onSilence, clean, signal }: PoolOptions): Pool {
   const serving = new Set<Serving>();
   let introduction: Introduction | undefined;
-  let arrival = Promise.withResolvers<void>();
+  /** Resolves when one that was not free may be. */
+  let change = Promise.withResolvers<void>();
+  const changed = (): void => {
+    change.resolve();
+    change = Promise.withResolvers();
+  };
 
   // One after the other: they share the Pod's CPU, and the first is to answer soon.
   let lastBegin: Promise<unknown> = Promise.resolve();
@@ -64,9 +68,13 @@ export function createPool({ size, begin, onFailure, onSilence, clean, signal }:
     introduction = begun.introduction;
     const one = { peer: begun.peer, inHand: 0, isDoubted: false };
     serving.add(one);
-    arrival.resolve();
-    arrival = Promise.withResolvers();
-    return { over: one.peer.ended.finally(() => serving.delete(one)) };
+    changed();
+    return {
+      over: one.peer.ended.finally(() => {
+        serving.delete(one);
+        changed();
+      }),
+    };
   };
   const supervisors = Array.from({ length: size }, () =>
     supervise({ attempt, onFailure, soundAfterMs: SOUND_MS, signal }),
@@ -79,18 +87,39 @@ export function createPool({ size, begin, onFailure, onSilence, clean, signal }:
 
   const absent = (): Refusal => unavailable(`the server is not there: ${clean(trouble() ?? 'it starts')}`);
 
-  /** Rejects with Refusal, or with the signal's reason. */
-  async function idlest(signal?: AbortSignal): Promise<Serving> {
-    if (serving.size === 0) {
-      const waiting = new AbortController();
-      const over = signal ? AbortSignal.any([signal, waiting.signal]) : waiting.signal;
-      await Promise.race([arrival.promise, sleep(PATIENCE_MS, undefined, { signal: over }).catch(() => {})]);
-      waiting.abort();
+  /** Whoever has least to do, and may have more: who answers one at a time is not asked what it cannot begin. */
+  function free(): Serving | undefined {
+    const most = size > 1 ? 1 : Number.POSITIVE_INFINITY;
+    const [one] = [...serving]
+      .filter(({ isDoubted, inHand }) => !isDoubted && inHand < most)
+      .sort((a, b) => a.inHand - b.inHand);
+    return one;
+  }
+
+  /** Waits for its turn. Rejects with Refusal when none has been there for a while, or with the signal's reason. */
+  async function take(signal: AbortSignal | undefined): Promise<Serving> {
+    let absentSince: number | undefined;
+    for (;;) {
+      const one = free();
+      if (one) return one;
+      if (serving.size > 0) absentSince = undefined;
+      else absentSince ??= performance.now();
+      const patience = absentSince === undefined ? undefined : absentSince + PATIENCE_MS - performance.now();
+      if (patience !== undefined && patience <= 0) throw absent();
+      await changeWithin(patience, signal);
       signal?.throwIfAborted();
     }
-    const [one] = [...serving].sort((a, b) => Number(a.isDoubted) - Number(b.isDoubted) || a.inHand - b.inHand);
-    if (!one) throw absent();
-    return one;
+  }
+
+  async function changeWithin(ms: number | undefined, signal: AbortSignal | undefined): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    void change.promise.then(resolve);
+    const late = ms === undefined ? undefined : setTimeout(resolve, ms);
+    const stop = (): void => resolve();
+    signal?.addEventListener('abort', stop, { once: true });
+    await promise;
+    clearTimeout(late);
+    signal?.removeEventListener('abort', stop);
   }
 
   /** Who goes on with what nobody waits for and who hangs look alike, until they are asked. */
@@ -103,6 +132,7 @@ export function createPool({ size, begin, onFailure, onSilence, clean, signal }:
     try {
       await one.peer.ask({ method: 'ping' }, { signal: enough.signal });
       one.isDoubted = false;
+      changed();
     } catch {
       if (!enough.signal.aborted) return;
       onSilence();
@@ -116,13 +146,14 @@ export function createPool({ size, begin, onFailure, onSilence, clean, signal }:
     request: Request,
     options: { onProgress?: (message: Message) => void; signal?: AbortSignal },
   ): Promise<Answer> {
-    const one = await idlest(options.signal);
+    const one = await take(options.signal);
     one.inHand += 1;
     try {
       return await one.peer.ask(request, options);
     } finally {
       one.inHand -= 1;
       if (options.signal?.aborted) void doubt(one);
+      changed();
     }
   }
 

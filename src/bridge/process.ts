@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isRecord, parseJson } from './messages.ts';
+import { CODES, isRecord, parseJson } from './messages.ts';
 
 /** A JSON-RPC message as it came: nothing but the outermost shape is known. */
 export type Message = { jsonrpc: '2.0'; [field: string]: unknown };
@@ -85,10 +85,17 @@ export function startProcess({ command, onMessage, onLine }: ServerProcessOption
     resolve(why ?? (signal ? `it was ended by ${signal}` : `it ended with exit code ${code}`));
   });
 
+  const tooLarge = `it sent a message of more than ${MAX_MESSAGE_BYTES / 2 ** 20} MiB`;
+  let isSkipping = false;
   readLines(child.stdout, MAX_MESSAGE_BYTES, (line, isWhole) => {
-    if (!isWhole) {
-      why = `it sent a message of more than ${MAX_MESSAGE_BYTES / 2 ** 20} MiB`;
-      kill('SIGKILL');
+    if (!isWhole || isSkipping) {
+      const id = isSkipping ? undefined : idAhead(line);
+      if (id !== undefined) onMessage({ jsonrpc: '2.0', id, error: { code: CODES.internal, message: tooLarge } });
+      else if (!isSkipping) {
+        why = tooLarge;
+        kill('SIGKILL');
+      }
+      isSkipping = !isWhole;
       return;
     }
     const messages = parse(line);
@@ -162,6 +169,13 @@ function readLines(stream: Readable, most: number, onLine: (line: Buffer, isWhol
     if (size > 0) flush(true);
   });
   stream.on('error', () => {});
+}
+
+/** The id of an answer of which only the beginning is there, if it says it first, as most do. */
+function idAhead(line: Buffer): number | undefined {
+  const [, id] =
+    /^\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,15})\s*,/.exec(textOf(line.subarray(0, 200))) ?? [];
+  return id === undefined ? undefined : Number(id);
 }
 
 /** The messages of a line: one, or since 2025-03-26 and until 2025-06-18 an array of them; undefined if it is none. */

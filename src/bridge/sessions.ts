@@ -6,7 +6,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Handler, Reply } from './http.ts';
 import { type ClientRequest, CODES, LEGACY, Refusal } from './messages.ts';
-import { type Peer, refusalOf, unavailable } from './peer.ts';
+import { answerServer, type Peer, refusalOf, unavailable } from './peer.ts';
 import type { Message } from './process.ts';
 
 export interface SessionsOptions {
@@ -56,11 +56,11 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
     return session;
   }
 
-  function use(session: Session): void {
-    session.usedAt = performance.now();
+  function use(session: Session, at = performance.now()): void {
+    session.usedAt = at;
     clearTimeout(session.idle);
     session.idle = setTimeout(() => {
-      if (isBusy(session)) use(session);
+      if (session.stream || isRunning(session)) use(session, session.usedAt);
       else void remove(session);
     }, idleMs);
     session.idle.unref();
@@ -76,9 +76,12 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
 
   function makeRoom(): void {
     if (all.size < most) return;
-    const [oldest] = [...sessions.values()].filter(session => !isBusy(session)).sort((a, b) => a.usedAt - b.usedAt);
-    if (!oldest || performance.now() - oldest.usedAt < EVICT_AFTER_MS)
-      throw unavailable(`all of ${most} sessions are in use: end one with DELETE, or try again later`);
+    // One whose client still listens has a longer grace.
+    const graceOf = ({ stream }: Session): number => (stream ? idleMs : EVICT_AFTER_MS);
+    const [oldest] = [...sessions.values()]
+      .filter(session => !isRunning(session) && performance.now() - session.usedAt >= graceOf(session))
+      .sort((a, b) => Number(a.stream !== undefined) - Number(b.stream !== undefined) || a.usedAt - b.usedAt);
+    if (!oldest) throw unavailable(`all of ${most} sessions are in use: end one with DELETE, or try again later`);
     all.delete(oldest.peer);
     void remove(oldest);
   }
@@ -175,14 +178,18 @@ export function createSessions({ start, most, idleMs, onStillborn }: SessionsOpt
       }
     },
     async remove(headers) {
-      await remove(sessionOf(headers));
+      const session = sessionOf(headers);
+      // Its client wants no answers any more; that of a process that ends by itself does.
+      const why = new DOMException('the client ended the session', 'AbortError');
+      for (const { cancel } of session.running.values()) cancel.abort(why);
+      await remove(session);
     },
   };
 }
 
-function isBusy({ running, stream }: Session): boolean {
+function isRunning({ running }: Session): boolean {
   // No one can get an answer whose client is gone.
-  return stream !== undefined || [...running.values()].some(({ reply }) => !reply.gone.aborted);
+  return [...running.values()].some(({ reply }) => !reply.gone.aborted);
 }
 
 /**
@@ -201,7 +208,7 @@ function deliver(session: Session, message: Message): void {
     session.unsaidLength += length;
   } else if ('id' in message) {
     const error = { code: CODES.server, message: 'the client does not listen' };
-    session.peer.tell({ jsonrpc: '2.0', id: message.id, error });
+    answerServer(session.peer, { jsonrpc: '2.0', id: message.id, error });
   }
 }
 

@@ -9,7 +9,8 @@ import { type ClientMessage, type ClientRequest, CODES, isRecord, LEGACY, MODERN
 import { type Answer, refusalOf, unavailable } from './peer.ts';
 import type { Introduction, Pool } from './pool.ts';
 
-const MAX_PENDING = 256;
+/** As many as there are connections. */
+const MAX_PENDING = 1_024;
 /** So long a request runs on after its client is gone. */
 const GONE_MS = 60_000;
 const CLIENT_FACTS = 'io.modelcontextprotocol/';
@@ -112,8 +113,15 @@ export function createStateless(server: Pick<Pool, 'ask' | 'introduction'>): Han
       isRecord(answer.error) && answer.error.code === NOT_FOUND
         ? { ...answer.error, code: CODES.invalidParams }
         : answer.error;
-    const isUnknown = isRecord(error) && error.code === CODES.methodNotFound;
+    // Of a method that it has, a server may say the same, such as of a tool that there is not.
+    const isUnknown = isRecord(error) && error.code === CODES.methodNotFound && !isOffered(method);
     reply.end({ jsonrpc: '2.0', id, error }, {}, isUnknown ? 404 : 200);
+  }
+
+  function isOffered(method: string): boolean {
+    const { capabilities } = server.introduction();
+    const [feature = ''] = method.split('/');
+    return isRecord(capabilities) && (feature in capabilities || `${feature}s` in capabilities);
   }
 
   /** A result of an earlier revision as one of the newest. */

@@ -50,7 +50,7 @@ export const catalogEntrySchema = z
       .max(64)
       .optional()
       .describe(
-        'stateless stdio only: processes in a Pod that share the requests, for a server that answers one at a time. Absent, 1.',
+        'stateless stdio only: processes in a Pod that share the requests, for a server that answers one at a time: of several, each is asked one thing at a time. Absent, 1.',
       ),
     maxSessions: z
       .int()

@@ -169,7 +169,10 @@ function podSpec(settings: Settings): object {
   const [command, args] = bridge
     ? [[...BRIDGE_COMMAND], bridgeArgs(bridge, settings)]
     : [settings.command, settings.args];
-  const probe = bridge ? { httpGet: { path: READY_PATH, port: PORT_NAME } } : { tcpSocket: { port: PORT_NAME } };
+  const probe = bridge
+    ? // A large answer may keep the bridge busy for a moment.
+      { httpGet: { path: READY_PATH, port: PORT_NAME }, timeoutSeconds: 5 }
+    : { tcpSocket: { port: PORT_NAME } };
   return {
     automountServiceAccountToken: false,
     enableServiceLinks: false,

@@ -38,6 +38,17 @@ if (habit === 'stubborn') process.on('SIGTERM', () => say('not yet'));
 if (habit === 'mute') setInterval(() => {}, 60_000);
 const SLOW_MS = 6_000;
 
+/** Without an event loop that could read in between. */
+function writeAll(text: string): void {
+  for (let rest = Buffer.from(text); rest.length > 0; ) {
+    try {
+      rest = rest.subarray(writeSync(1, rest));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+    }
+  }
+}
+
 const tools: Record<string, (args: Record<string, unknown>, call: Message) => unknown> = {
   echo: args => args,
   count: () => ++count,
@@ -80,6 +91,12 @@ const tools: Record<string, (args: Record<string, unknown>, call: Message) => un
     for (const progress of [1, 2]) send({ method: 'notifications/progress', params: { progressToken, progress } });
     return progressToken;
   },
+  /** Asks more than anybody can answer, and reads nothing meanwhile. */
+  flood: () => {
+    const ask = `${JSON.stringify({ jsonrpc: '2.0', id: 'x'.repeat(60_000), method: 'sampling/createMessage' })}\n`;
+    for (let at = 0; at < 600; at++) writeAll(ask);
+    return null;
+  },
   /** Answers nobody any more. */
   hang: () => {
     for (;;);
@@ -100,9 +117,11 @@ const odd: Record<string, (id: unknown) => void> = {
   null: id => send({ id, result: null }),
   list: id => send({ id, result: [1] }),
   batch: id => void process.stdout.write(`${JSON.stringify([{ jsonrpc: '2.0', id, result: { a: 1 } }])}\n`),
+  unknown: id => send({ id, error: { code: -32601, message: 'no such tool' } }),
   anonymous: () => send({ id: null, error: { code: -32700, message: 'what?' } }),
   exact: id => void process.stdout.write(`{"jsonrpc":"2.0","id":${id},"result":{"n":12345678901234567890}}\n`),
   deaf: () => closeSync(1),
+  endless: () => void process.stdout.write(`{"x":"${'x'.repeat(2 ** 25)}`),
 };
 
 async function answer(message: Message): Promise<void> {

@@ -1,4 +1,7 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { describe, expect, it, vi } from 'vitest';
+import { parseJson } from '../../../src/bridge/messages.ts';
 import { calling, childrenOf, INITIALIZE, isAlive, type Message, onLinux, rpc, start, until } from './support.ts';
 
 const GET = { accept: 'text/event-stream' };
@@ -188,6 +191,23 @@ describe('a session', () => {
     expect((await bridge.client.post(rpc('tools/list'), second.session)).status).toBe(404);
   });
 
+  it('whose client listens, and is silent, makes room for another one after the idle time alone', async () => {
+    await using bridge = await start({ maxSessions: 1, idleMs: 60_000 });
+    const silent = await bridge.client.initialize();
+    const stream = bridge.client.send('GET', { ...silent.session, ...GET });
+    await bridge.client.call(silent.session, 'count');
+    const now = performance.now();
+    try {
+      vi.spyOn(performance, 'now').mockImplementation(() => now + 31_000);
+      expect((await bridge.client.post(rpc('initialize', INITIALIZE))).status).toBe(503);
+      vi.spyOn(performance, 'now').mockImplementation(() => now + 62_000);
+      expect((await bridge.client.initialize()).answer.status).toBe(200);
+    } finally {
+      vi.restoreAllMocks();
+    }
+    await stream;
+  });
+
   it('whose server refuses it has none', async () => {
     await using bridge = await start({ habit: 'refuses', awaited: false });
     const { answer } = await bridge.client.initialize();
@@ -197,6 +217,12 @@ describe('a session', () => {
 });
 
 describe('what the server says on its own', () => {
+  it('is listened for by who has a session alone', async () => {
+    await using bridge = await start();
+    expect((await bridge.client.send('GET', { ...GET, 'mcp-session-id': 'x' })).status).toBe(404);
+    expect((await bridge.client.send('GET', GET)).status).toBe(400);
+  });
+
   it('passes as a request on the stream of the call that it is about, and its answer back', async () => {
     await using bridge = await start();
     const { session } = await bridge.client.initialize();
@@ -363,13 +389,53 @@ describe('a request', () => {
     expect(await bridge.client.call(session, 'large', { size: 5_000_000 })).toHaveLength(5_000_000);
   });
 
-  it('whose answer is larger than 32 MiB costs the session', async () => {
+  it('whose answer is larger than 32 MiB is told so, and costs nobody else anything', async () => {
     await using bridge = await start();
     const { session } = await bridge.client.initialize();
-    const { messages } = await bridge.client.post(calling('large', { size: 2 ** 25 }), session);
+    const { messages } = await bridge.client.post(calling('large', { size: 2 ** 26 + 5 }), session);
+    expect(messages[0]?.error?.message).toBe('it sent a message of more than 32 MiB');
+    expect(await bridge.client.call(session, 'echo', { a: 1 })).toEqual({ a: 1 });
+  });
+
+  it('costs the session when what is too large does not say whose it is', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const { messages } = await bridge.client.post(calling('answer', { kind: 'endless' }), session);
     expect(messages[0]?.error?.message).toBe(
       'the server ended before it answered: it sent a message of more than 32 MiB',
     );
+  });
+
+  it('is answered with nothing when its client ends the session', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const waiting = bridge.client.post(calling('wait'), session);
+    await bridge.client.call(session, 'echo');
+    await bridge.client.send('DELETE', session);
+    expect(await waiting).toMatchObject({ status: 202, text: '' });
+  });
+
+  it('of a server that asks on and on, and reads nothing, ends with that server alone', async () => {
+    await using bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const flooding = bridge.client.post(calling('flood'), session);
+    await flooding.catch(() => {});
+    expect(bridge.trouble()).toBeUndefined();
+    const other = await bridge.client.initialize();
+    expect(await bridge.client.call(other.session, 'echo', { a: 1 })).toEqual({ a: 1 });
+    await bridge.client.send('DELETE', session);
+  });
+
+  it.each([
+    ['many fractions', `[${'0.12345678901234567,'.repeat(200_000)}1]`, 1],
+    ['many words that look like powers', `["${'1e2 '.repeat(500_000)}"]`, 1],
+  ])('is read at once though it has %s', (_what, text) => {
+    const since = performance.now();
+    JSON.parse(text);
+    const plain = performance.now() - since;
+    const started = performance.now();
+    parseJson(text);
+    expect(performance.now() - started).toBeLessThan(10 * plain + 20);
   });
 });
 
@@ -429,6 +495,57 @@ describe('a server that is killed as it begins', () => {
   });
 });
 
+describe('many connections', () => {
+  it('are answered as many as there may be, however many more are tried', async () => {
+    await using bridge = await start({ stateless: true });
+    const sockets = Array.from({ length: 1_060 }, () => connect({ port: bridge.port, host: '127.0.0.1' }));
+    const outcomes = await Promise.all(
+      sockets.map(async socket => {
+        let text = '';
+        const over = Promise.race([once(socket, 'close'), once(socket, 'data')]);
+        socket.setEncoding('utf8').on('data', chunk => {
+          text += chunk;
+        });
+        socket.on('error', () => {});
+        socket.write('GET /.bridge/ready HTTP/1.1\r\nhost: x\r\n\r\n');
+        await over.catch(() => {});
+        return text.startsWith('HTTP/1.1 200');
+      }),
+    );
+    expect(outcomes.filter(Boolean).length).toBeGreaterThanOrEqual(1_000);
+    for (const socket of sockets) socket.destroy();
+  });
+
+  it('that do not read what they are answered are cut off, the first ones first', { timeout: 60_000 }, async () => {
+    await using bridge = await start({ stateless: true });
+    const body = JSON.stringify(calling('large', { size: 16_000_000 }));
+    const head = `POST /mcp HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\naccept: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
+    const sockets: Socket[] = [];
+    let closed = 0;
+    await until(async () => {
+      const socket = connect({ port: bridge.port, host: '127.0.0.1' });
+      socket
+        .on('error', () => {})
+        .on('close', () => {
+          closed += 1;
+        });
+      socket.pause();
+      socket.write(head + body);
+      sockets.push(socket);
+      await bridge.client.call({}, 'echo');
+      return sockets.length >= 16;
+    });
+    await until(async () => {
+      // A paused socket does not see that it is closed.
+      for (const socket of sockets.slice(0, 2)) socket.resume();
+      await bridge.client.call({}, 'echo');
+      return closed >= 2;
+    });
+    expect(closed).toBeLessThan(12);
+    for (const socket of sockets) socket.destroy();
+  });
+});
+
 describe('the end', () => {
   it('lets sessions go on, nobody listen, and sends clients to other Pods with each answer', async () => {
     const bridge = await start();
@@ -448,6 +565,36 @@ describe('the end', () => {
     await waiting;
     await stopped;
     bridge.client.close();
+  });
+
+  it('closes the connection of an answer that it waited for', async () => {
+    const bridge = await start();
+    const { session } = await bridge.client.initialize();
+    const call = calling('ask', { method: 'roots/list' });
+    let stopped: Promise<void> | undefined;
+    const answer = await bridge.client.post(
+      call,
+      { ...session, accept: 'application/json, text/event-stream' },
+      {
+        onMessage: async ({ id, method }) => {
+          if (!method) return;
+          stopped = bridge.stop();
+          await bridge.client.post({ jsonrpc: '2.0', id, result: {} }, session);
+        },
+      },
+    );
+    expect(answer.messages).toHaveLength(2);
+    const later = await start();
+    const { session: other } = await later.client.initialize();
+    const slow = calling('wait');
+    const waiting = later.client.post(slow, other);
+    await later.client.call(other, 'echo');
+    const ending = later.stop();
+    const cancelled = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: slow.id } };
+    await later.client.post(cancelled, other);
+    expect((await waiting).headers.connection).toBe('close');
+    await Promise.all([stopped, ending]);
+    for (const { client } of [bridge, later]) client.close();
   });
 
   it('comes when nobody has asked for a while, but for the kubelet', async () => {

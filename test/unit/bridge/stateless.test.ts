@@ -243,6 +243,12 @@ describe('a client that goes away', () => {
   });
 });
 
+it('an error that a method of the server gives is no missing method, whatever its code', async () => {
+  await using bridge = await start(SHARED);
+  const { status, messages } = await modern(bridge.client, calling('answer', { kind: 'unknown' }));
+  expect([status, messages[0]?.error?.code]).toEqual([200, -32601]);
+});
+
 describe('several processes', () => {
   const headers = { 'mcp-session-id': 'mine' };
   const cancel = ({ id }: ReturnType<typeof rpc>) => ({
@@ -281,6 +287,20 @@ describe('several processes', () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+
+  it('are each asked one thing at a time: who comes next waits for the first that is free', async () => {
+    await using bridge = await start({ ...SHARED, processes: 2 });
+    await until(async () => {
+      const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
+      return found[0] !== found[1];
+    });
+    const call = calling('wait');
+    const waiting = bridge.client.post(call, headers);
+    const answers = await Promise.all(Array.from({ length: 20 }, () => bridge.client.call({}, 'pid')));
+    expect(new Set(answers).size).toBe(1);
+    await bridge.client.post(cancel(call), headers);
+    await waiting;
   });
 
   it('go on when a call of theirs is cancelled', async () => {

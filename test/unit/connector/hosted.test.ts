@@ -354,8 +354,8 @@ describe('the Pod of a server that speaks stdio', () => {
           envFrom: [{ secretRef: { name: 'clickup-credentials' } }],
           resources: { requests: { cpu: '50m', memory: '128Mi' }, limits: { cpu: '1', memory: '512Mi' } },
           volumeMounts: [...CONTAINER.volumeMounts, { name: 'bridge', mountPath: '/bridge', readOnly: true }],
-          startupProbe: { ...CONTAINER.startupProbe, tcpSocket: undefined, httpGet: READY },
-          readinessProbe: { ...CONTAINER.readinessProbe, tcpSocket: undefined, httpGet: READY },
+          startupProbe: { ...CONTAINER.startupProbe, tcpSocket: undefined, httpGet: READY, timeoutSeconds: 5 },
+          readinessProbe: { ...CONTAINER.readinessProbe, tcpSocket: undefined, httpGet: READY, timeoutSeconds: 5 },
         },
       ].map(withoutUndefined),
     });
