@@ -177,10 +177,11 @@ export async function untilAsFresh(
   let expected: Snapshot;
   try {
     const settled = () => untilSnapshot(cluster, twin, isSettled, { what: 'a fresh connector to settle', timeoutMs });
-    const { server } = (await settled()).connector?.status ?? {};
-    if (server && server.toolCount === undefined) {
-      // On a busy machine the list of tools may come too late for the first probe; the next one is minutes away.
-      await cluster.applyConnector(twin, specOf(twin), { [ANNOTATION.recheck]: 'for its tools' });
+    const { server, conditions = [] } = (await settled()).connector?.status ?? {};
+    const isLate = conditions.some(({ type, reason }) => type === 'Ready' && reason === 'Timeout');
+    if (isLate || (server && server.toolCount === undefined)) {
+      // On a busy machine the first probe may come to no end, or to no tools; the next one is minutes away.
+      await cluster.applyConnector(twin, specOf(twin), { [ANNOTATION.recheck]: 'on a busy machine' });
       await settled();
     }
     // The status may have come before a child that it speaks of: each has a watch of its own.
