@@ -197,7 +197,7 @@ function missingInput(settings: Settings, inputs: Inputs): string | undefined {
   const needs = needsOf(settings);
   for (const { object, key, optional } of needs) {
     const contents = inputs.get(object);
-    if (optional || !contents) continue;
+    if (optional || !contents || contents === 'pending') continue;
     const what = `the ${object.replace('/', ' ')}`;
     if (contents === 'missing') {
       const keys = needs.flatMap(need => (need.object === object && need.key !== undefined ? [need.key] : []));
@@ -210,14 +210,17 @@ function missingInput(settings: Settings, inputs: Inputs): string | undefined {
   return undefined;
 }
 
-/** Of all that the environment is made of; where the operator does not know it, what the Pods have. */
+/** Of all that the environment is made of; where the operator does not know it, or not yet, what the Pods have. */
 function digestOf(settings: Settings, inputs: Inputs, live: Deployment | undefined): string | undefined {
   const used = [...new Set(needsOf(settings).map(({ object }) => object))].sort();
   const known = used.flatMap(object => {
     const contents = inputs.get(object);
-    return contents ? [[object, contents === 'missing' ? '' : contents.digest]] : [];
+    if (!contents || contents === 'pending') return [];
+    return [[object, contents === 'missing' ? '' : contents.digest]];
   });
-  if (known.length > 0) return hash('sha256', JSON.stringify(known)).slice(0, 16);
+  // Half of it, as after a start, would have new Pods made twice.
+  const isWhole = used.every(object => inputs.get(object) !== 'pending');
+  if (isWhole && known.length > 0) return hash('sha256', JSON.stringify(known)).slice(0, 16);
   return used.length > 0 ? live?.spec.template?.metadata?.annotations?.[ANNOTATION.inputs] : undefined;
 }
 

@@ -19,6 +19,8 @@ export const CONFIG_MAPS = {
 type Kind = (typeof SECRETS | typeof CONFIG_MAPS)['kind'];
 
 export interface ReferenceStore extends Store<Stored>, StoreWriter<Stored> {
+  /** Whether it is to be filled: the operator was given the right to read these. */
+  watched: boolean;
   /** Whether it holds all that there is; without the right to watch it never does. */
   filled: boolean;
 }
@@ -26,7 +28,7 @@ export interface ReferenceStore extends Store<Stored>, StoreWriter<Stored> {
 export type ReferenceStores = Record<Kind, ReferenceStore>;
 
 export function createReferenceStores(): ReferenceStores {
-  const make = (): ReferenceStore => Object.assign(createStore<Stored>(), { filled: false });
+  const make = (): ReferenceStore => Object.assign(createStore<Stored>(), { watched: false, filled: false });
   return { Secret: make(), ConfigMap: make() };
 }
 
@@ -86,8 +88,11 @@ export interface Contents {
   digest: string;
 }
 
-/** By kind and name, such as `Secret/jira-credentials`; `missing` if there is none. What may not be read is not in it. */
-export type Inputs = ReadonlyMap<string, Contents | 'missing'>;
+/**
+ * By kind and name, such as `Secret/jira-credentials`; `missing` if there is none, `pending` until it is known whether there
+ * is. What may not be read is not in it.
+ */
+export type Inputs = ReadonlyMap<string, Contents | 'missing' | 'pending'>;
 
 export type InputReader = (connector: PersonalConnector, signal: AbortSignal) => Promise<Inputs>;
 
@@ -105,7 +110,7 @@ export function createInputReader(client: KubeClient, stores: ReferenceStores): 
   }
 
   async function contentsOf({ kind, name }: Reference, namespace: string, signal: AbortSignal) {
-    if (!stores[kind].filled) return undefined;
+    if (!stores[kind].filled) return stores[kind].watched ? 'pending' : undefined;
     const found = stores[kind].get(`${namespace}/${name}`);
     if (!found) return 'missing';
     const key = referenceIndex(kind, namespace, name);
@@ -127,7 +132,7 @@ export function createInputReader(client: KubeClient, stores: ReferenceStores): 
   }
 
   return async (connector, signal) => {
-    const inputs = new Map<string, Contents | 'missing'>();
+    const inputs = new Map<string, Contents | 'missing' | 'pending'>();
     for (const reference of hostingReferences(connector)) {
       const key = `${reference.kind}/${reference.name}`;
       const contents = inputs.get(key) ?? (await contentsOf(reference, connector.metadata.namespace, signal));

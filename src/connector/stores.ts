@@ -146,6 +146,7 @@ export function startReferenceReflector(
   options: ReflectorsOptions & { enqueue: (key: Key, priority: Priority, cause: string) => void },
 ): Reflector {
   const store = references[type.kind];
+  store.watched = true;
   const reflector = startReflector<Stored>({
     ...common(options, type),
     scope: { ...scopeOf(options), metadataOnly: true },

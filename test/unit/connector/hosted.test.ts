@@ -471,7 +471,11 @@ describe('the number of Pods that the spec leaves open', () => {
 describe('Secrets and ConfigMaps that the operator may read', () => {
   const CATALOG = catalogOf({ requiredSecretKeys: ['TOKEN', 'URL'] });
   const contents = (digest: string, ...keys: string[]) => ({ digest, keys: new Set(keys) });
-  const planned = (inputs: Record<string, ReturnType<typeof contents> | 'missing'>, hosting = {}, live?: Deployment) =>
+  const planned = (
+    inputs: Record<string, ReturnType<typeof contents> | 'missing' | 'pending'>,
+    hosting = {},
+    live?: Deployment,
+  ) =>
     hosted.plan(makeConnector('aitronos_built', { hosting }), makeContext(CATALOG), {
       inputs: new Map(Object.entries(inputs)),
       deployment: live,
@@ -517,6 +521,18 @@ describe('Secrets and ConfigMaps that the operator may read', () => {
     const there = { [SECRET]: contents('a', 'TOKEN', 'URL') };
     expect(planned({ ...there, 'Secret/own': 'missing' }, optional).accepted.status).toBe('True');
     expect(planned({}).accepted.status).toBe('True');
+    expect(planned({ [SECRET]: 'pending' }).accepted.status).toBe('True');
+  });
+
+  it('make no new Pods as long as half of them is not known yet, as after a start', () => {
+    const both = { env: [{ name: 'A', valueFrom: { configMapKeyRef: { name: 'settings', key: 'k' } } }] };
+    const known = { [SECRET]: contents('a', 'TOKEN', 'URL'), 'ConfigMap/settings': contents('b', 'k') };
+    const annotations = digest(planned(known, both)) as Record<string, string>;
+    const live = liveOf(1);
+    live.spec.template = { ...live.spec.template, metadata: { annotations } };
+    expect(digest(planned({ ...known, 'ConfigMap/settings': 'pending' }, both, live))).toEqual(annotations);
+    expect(digest(planned({ ...known, [SECRET]: 'pending' }, both, live))).toEqual(annotations);
+    expect(digest(planned({ ...known, [SECRET]: contents('c', 'TOKEN', 'URL') }, both, live))).not.toEqual(annotations);
   });
 
   it('make new Pods when they change, and only then', () => {

@@ -106,6 +106,17 @@ describe('what a hosted server is given', () => {
     expect(await inputs()).toEqual({});
   });
 
+  it('is pending as long as the watch has not told of all', async () => {
+    const { inputs, stores } = make();
+    Object.assign(stores.Secret, { watched: true, filled: false });
+    Object.assign(stores.ConfigMap, { watched: true, filled: false });
+    expect(await inputs(OWN)).toEqual({
+      'Secret/clickup-credentials': 'pending',
+      'Secret/own': 'pending',
+      'ConfigMap/settings': 'pending',
+    });
+  });
+
   it('that cannot be had is tried again', async () => {
     const { put, inputs } = make(500);
     put('Secret', 'clickup-credentials', { data: {} });
