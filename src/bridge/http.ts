@@ -75,6 +75,8 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
 
   /** What is to be answered, but for the kubelet, which goes on asking when clients do not. */
   const inHand = new Set<ServerResponse>();
+  /** Connections that wait for their next request, and since when. One that is new is not idle. */
+  const idle = new Map<Socket, number>();
   /** Set when the endpoint closes; called when somebody asks, and when all is answered. */
   let closing: (() => void) | undefined;
 
@@ -127,17 +129,14 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
     response.on('error', () => {});
     const { socket } = request;
     idle.delete(socket);
-    response.on('close', () => {
-      if (!socket.destroyed) idle.set(socket, performance.now());
-    });
     if (request.url !== READY_PATH) {
       inHand.add(response);
       closing?.();
-      response.on('close', () => {
-        inHand.delete(response);
-        if (inHand.size === 0) closing?.();
-      });
     }
+    response.on('close', () => {
+      if (!socket.destroyed) idle.set(socket, performance.now());
+      if (inHand.delete(response) && inHand.size === 0) closing?.();
+    });
     if (closing) response.shouldKeepAlive = false;
     serve(request, response).catch(error => {
       if (response.headersSent || response.destroyed) {
@@ -155,8 +154,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<Endpoint>
   // Longer than what usual clients and proxies keep an idle connection for: whoever closes first may meet a request.
   server.keepAliveTimeout = 120_000;
   server.maxConnections = MAX_CONNECTIONS;
-  // The kubelet's probe finds room when clients keep more than they use. One that is new is not idle.
-  const idle = new Map<Socket, number>();
+  // The kubelet's probe finds room when clients keep more than they use.
   server.on('connection', socket => socket.once('close', () => idle.delete(socket)));
   server.on('drop', () => {
     for (const [socket, since] of idle) if (performance.now() - since > IDLE_MS) socket.destroy();

@@ -3,7 +3,7 @@
 import type { Refusal } from './messages.ts';
 import { type Answer, type Peer, type Request, unavailable } from './peer.ts';
 import type { Message } from './process.ts';
-import { supervise } from './supervise.ts';
+import { pause, supervise } from './supervise.ts';
 
 /** What the server answered to the bridge's own initialize. */
 export type Introduction = Record<string, unknown>;
@@ -100,26 +100,15 @@ export function createPool({ size, begin, onFailure, onSilence, clean, signal }:
   async function take(signal: AbortSignal | undefined): Promise<Serving> {
     let absentSince: number | undefined;
     for (;;) {
+      signal?.throwIfAborted();
       const one = free();
       if (one) return one;
       if (serving.size > 0) absentSince = undefined;
       else absentSince ??= performance.now();
       const patience = absentSince === undefined ? undefined : absentSince + PATIENCE_MS - performance.now();
       if (patience !== undefined && patience <= 0) throw absent();
-      await changeWithin(patience, signal);
-      signal?.throwIfAborted();
+      await pause(patience, signal, change.promise);
     }
-  }
-
-  async function changeWithin(ms: number | undefined, signal: AbortSignal | undefined): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    void change.promise.then(resolve);
-    const late = ms === undefined ? undefined : setTimeout(resolve, ms);
-    const stop = (): void => resolve();
-    signal?.addEventListener('abort', stop, { once: true });
-    await promise;
-    clearTimeout(late);
-    signal?.removeEventListener('abort', stop);
   }
 
   /** Who goes on with what nobody waits for and who hangs look alike, until they are asked. */

@@ -54,12 +54,14 @@ export function supervise({ attempt, onFailure, soundAfterMs, signal }: Supervis
   return { trouble: () => trouble, done: keep() };
 }
 
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
+/** Waits so long, for ever if `ms` is absent, but not after the signal aborts or `sooner` resolves. */
+export async function pause(ms?: number, signal?: AbortSignal, sooner?: Promise<void>): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
+  const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
   const stop = (): void => resolve();
-  signal.addEventListener('abort', stop, { once: true });
+  signal?.addEventListener('abort', stop, { once: true });
+  void sooner?.then(resolve);
   await promise;
   clearTimeout(timer);
-  signal.removeEventListener('abort', stop);
+  signal?.removeEventListener('abort', stop);
 }

@@ -163,9 +163,9 @@ describe('a session', () => {
     await bridge.client.send('DELETE', session);
     await stream;
     const { session: idle } = await bridge.client.initialize();
+    const left = Number(await bridge.client.call(idle, 'pid'));
     await until(async () => (await bridge.client.send('DELETE', { 'mcp-session-id': 'x' })).status === 404);
-    await until(async () => !(await isAlive(pid)));
-    await new Promise(resolve => setTimeout(resolve, 300));
+    for (const one of [pid, left]) await until(async () => !(await isAlive(one)));
     expect((await bridge.client.post(rpc('tools/list'), idle)).status).toBe(404);
   });
 

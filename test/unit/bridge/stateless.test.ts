@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from 'vitest';
-import { type Client, calling, INITIALIZE, type Message, rpc, start, until } from './support.ts';
+import { type Client, calling, INITIALIZE, type Message, rpc, type Started, start, until } from './support.ts';
 
 const META = {
   'io.modelcontextprotocol/protocolVersion': '2026-07-28',
@@ -29,6 +29,27 @@ function modern(
 }
 
 const SHARED = { stateless: true };
+
+/** A test that sets the timers of bridge and pool forward; all else takes the time that it takes. */
+const inFakeTime = (test: () => Promise<void>) => async (): Promise<void> => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
+  try {
+    await test();
+  } finally {
+    vi.useRealTimers();
+  }
+};
+
+/** Waits until two processes answer, each one call. */
+async function twoPids({ client }: Started): Promise<Set<unknown>> {
+  const pids = new Set<unknown>();
+  await until(async () => {
+    pids.clear();
+    for (const pid of await Promise.all([client.call({}, 'pid'), client.call({}, 'pid')])) pids.add(pid);
+    return pids.size === 2;
+  });
+  return pids;
+}
 
 describe('a client of an earlier revision', () => {
   it('is introduced without asking the server again, in its own revision', async () => {
@@ -225,9 +246,9 @@ describe('a client of the newest revision', () => {
 });
 
 describe('a client that goes away', () => {
-  it('has its call cancelled a minute later, which frees its place', async () => {
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
-    try {
+  it(
+    'has its call cancelled a minute later, which frees its place',
+    inFakeTime(async () => {
       await using bridge = await start(SHARED);
       const leaving = new AbortController();
       const waiting = bridge.client.post(calling('wait'), {}, { signal: leaving.signal });
@@ -237,10 +258,8 @@ describe('a client that goes away', () => {
       await bridge.client.call({}, 'echo');
       await vi.advanceTimersByTimeAsync(61_000);
       await until(async () => Number(await bridge.client.call({}, 'count')) >= 2);
-    } finally {
-      vi.useRealTimers();
-    }
-  });
+    }),
+  );
 });
 
 it('an error that a method of the server gives is no missing method, whatever its code', async () => {
@@ -257,16 +276,11 @@ describe('several processes', () => {
     params: { requestId: id },
   });
 
-  it('share the requests: one that hangs holds nobody up, and is ended once nobody waits for it', async () => {
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
-    try {
+  it(
+    'share the requests: one that hangs holds nobody up, and is ended once nobody waits for it',
+    inFakeTime(async () => {
       await using bridge = await start({ ...SHARED, processes: 2 });
-      const pids = new Set<unknown>();
-      await until(async () => {
-        const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
-        for (const pid of found) pids.add(pid);
-        return pids.size === 2;
-      });
+      const pids = await twoPids(bridge);
       const hanging = calling('hang');
       const waiting = bridge.client.post(hanging, headers);
       const free = await bridge.client.call({}, 'pid');
@@ -284,17 +298,12 @@ describe('several processes', () => {
         return found.some(pid => !pids.has(pid));
       });
       expect(bridge.trouble()).toBeUndefined();
-    } finally {
-      vi.useRealTimers();
-    }
-  });
+    }),
+  );
 
   it('are each asked one thing at a time: who comes next waits for the first that is free', async () => {
     await using bridge = await start({ ...SHARED, processes: 2 });
-    await until(async () => {
-      const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
-      return found[0] !== found[1];
-    });
+    await twoPids(bridge);
     const call = calling('wait');
     const waiting = bridge.client.post(call, headers);
     const answers = await Promise.all(Array.from({ length: 20 }, () => bridge.client.call({}, 'pid')));
@@ -303,9 +312,9 @@ describe('several processes', () => {
     await waiting;
   });
 
-  it('go on when a call of theirs is cancelled', async () => {
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldAdvanceTime: true });
-    try {
+  it(
+    'go on when a call of theirs is cancelled',
+    inFakeTime(async () => {
       await using bridge = await start(SHARED);
       const pid = await bridge.client.call({}, 'pid');
       const call = calling('wait');
@@ -316,17 +325,12 @@ describe('several processes', () => {
       await bridge.client.call({}, 'echo');
       await vi.advanceTimersByTimeAsync(61_000);
       expect(await bridge.client.call({}, 'pid')).toBe(pid);
-    } finally {
-      vi.useRealTimers();
-    }
-  });
+    }),
+  );
 
   it('serve as long as one of them is there', async () => {
     await using bridge = await start({ ...SHARED, processes: 2 });
-    await until(async () => {
-      const found = await Promise.all([bridge.client.call({}, 'pid'), bridge.client.call({}, 'pid')]);
-      return found[0] !== found[1];
-    });
+    await twoPids(bridge);
     process.kill(Number(await bridge.client.call({}, 'pid')), 'SIGKILL');
     const { status } = await bridge.client.post(calling('pid'));
     expect([status, bridge.trouble()]).toEqual([200, undefined]);
