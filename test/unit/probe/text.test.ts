@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { cleanText, secretsIn, withoutSecrets } from '../../../src/probe/text.ts';
+import { cleanText, secretsIn, secretsOf, withoutSecrets } from '../../../src/probe/text.ts';
 
 describe('cleanText', () => {
   it.each<[string, unknown, number, string]>([
@@ -45,6 +45,10 @@ describe('a text without secrets', () => {
     ['letters that grow in lower case', 's3cret-token', '\u0130\u0130 s3cret-token \u0130', '\u0130\u0130 … \u0130'],
   ])('leaves out %s', (_what, secret, text, expected) => {
     expect(masked(secret, text)).toBe(expected);
+  });
+
+  it('leaves out each line of what has many', () => {
+    expect(withoutSecrets('it is "other line"', secretsOf(['first line\r\nother line\n']))).toBe('it is "…"');
   });
 
   it('keeps short words', () => {
