@@ -13,8 +13,13 @@ export default defineConfig({
         // The first run installs the real servers.
         hookTimeout: 600_000,
       }),
+      project('chart', {
+        globalSetup: ['test/support/tools.setup.ts'],
+        testTimeout: 60_000,
+        hookTimeout: 60_000,
+      }),
       project('api', {
-        globalSetup: ['test/support/control-plane.setup.ts'],
+        globalSetup: ['test/support/tools.setup.ts', 'test/support/control-plane.setup.ts'],
         testTimeout: 60_000,
         hookTimeout: 60_000,
       }),

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { keepFigures } from './reliability.ts';
 
-const PARTS = ['unit', 'zoo', 'cluster', 'api', 'faults', 'e2e'];
+const PARTS = ['unit', 'zoo', 'cluster', 'chart', 'api', 'faults', 'e2e'];
 
 const root = dirname(import.meta.dirname);
 const long = process.argv.includes('--long');

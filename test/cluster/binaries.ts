@@ -1,6 +1,6 @@
 // The cluster's binaries: each from the first of $KUBEBUILDER_ASSETS, the cache, the official download and a Go build
 // of the pinned modules in go/. The versions stand in go/<group>/go.mod and nowhere else.
-import { createHash } from 'node:crypto';
+import { createHash, hash } from 'node:crypto';
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { chmod, rename, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
@@ -35,7 +35,8 @@ interface Download {
 }
 
 interface Group {
-  module: string;
+  /** Whose version counts. Absent: the group's own main.go is built, and what it is made of counts. */
+  module?: string;
   /** Binary → its Go package. */
   packages: Record<string, string>;
   ldflags(version: string): string;
@@ -106,6 +107,24 @@ const groups = {
     },
     minutes: { coredns: 2 },
   },
+  kubeconform: {
+    module: 'github.com/yannh/kubeconform',
+    packages: { kubeconform: 'github.com/yannh/kubeconform/cmd/kubeconform' },
+    ldflags: NO_FLAGS,
+    minutes: {},
+  },
+  'helm-unittest': {
+    module: 'github.com/helm-unittest/helm-unittest',
+    packages: { 'helm-unittest': 'github.com/helm-unittest/helm-unittest/cmd/helm-unittest' },
+    ldflags: NO_FLAGS,
+    minutes: {},
+  },
+  'helm-docs': {
+    module: 'github.com/norwoodj/helm-docs',
+    packages: { 'helm-docs': 'github.com/norwoodj/helm-docs/cmd/helm-docs' },
+    ldflags: NO_FLAGS,
+    minutes: {},
+  },
 } satisfies Record<string, Group>;
 
 export type Binary =
@@ -118,7 +137,10 @@ export type Binary =
   | 'kubectl'
   | 'kwok'
   | 'helm'
-  | 'coredns';
+  | 'coredns'
+  | 'kubeconform'
+  | 'helm-unittest'
+  | 'helm-docs';
 
 /** `${XDG_CACHE_HOME:-~/.cache}/personal-connector-operator`. */
 export function cacheDir(): string {
@@ -138,10 +160,14 @@ export async function resolveBinaries<Name extends Binary>(
   return paths as Record<Name, string>;
 }
 
-/** The version of a group of binaries, such as v1.37.2, as its go.mod pins it. */
-export function versionOf(group: keyof typeof groups): string {
-  const file = join(moduleDir(group), 'go.mod');
-  const { module } = groups[group];
+/** The version of a group of binaries, such as v1.37.2, as its go.mod pins it; of an own program, a hash of what it is. */
+export function versionOf(key: keyof typeof groups): string {
+  const file = join(moduleDir(key), 'go.mod');
+  const { module }: Group = groups[key];
+  if (module === undefined) {
+    const parts = ['main.go', 'go.mod', 'go.sum'].map(name => readFileSync(join(moduleDir(key), name)));
+    return hash('sha256', Buffer.concat(parts)).slice(0, 12);
+  }
   for (const line of readFileSync(file, 'utf8').split('\n')) {
     const [path, version] = line
       .replace(/^require /, '')
