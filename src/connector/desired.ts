@@ -282,7 +282,7 @@ function networkPolicy(connector: PersonalConnector, settings: Settings): Declar
   const { operatorNamespace, port, allowFrom } = settings;
   const operator = operatorNamespace && {
     namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': operatorNamespace } },
-    podSelector: { matchLabels: { [LABEL.name]: OPERATOR } },
+    podSelector: { matchLabels: { [LABEL.name]: OPERATOR, [LABEL.component]: 'operator' } },
   };
   return {
     apiVersion: 'networking.k8s.io/v1',

@@ -1,5 +1,6 @@
 {{- define "pco.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
 {{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
@@ -9,12 +10,21 @@ app.kubernetes.io/name: personal-connector-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "pco.labels" -}}
+{{- define "pco.podSelectorLabels" -}}
 {{ include "pco.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/component: operator
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* The labels of every object. Those that selectors use cannot be replaced by commonLabels. */ -}}
+{{- define "pco.labels" -}}
+{{- $own := include "pco.podSelectorLabels" . | fromYaml }}
+{{- $rest := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/managed-by" .Release.Service "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") }}
+{{- toYaml (mergeOverwrite $rest .Values.commonLabels $own) }}
+{{- end }}
+
+{{- define "pco.podLabels" -}}
+{{- $own := include "pco.podSelectorLabels" . | fromYaml }}
+{{- toYaml (mergeOverwrite (include "pco.labels" . | fromYaml) .Values.podLabels $own) }}
 {{- end }}
 
 {{- define "pco.serviceAccountName" -}}
@@ -23,7 +33,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "pco.image" -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else }}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
 {{- end }}
 
 {{- define "pco.config" -}}
@@ -32,7 +43,60 @@ allowedImages: {{- toYaml .Values.allowedImages | nindent 2 }}
 addressPolicy: {{- toYaml .Values.addressPolicy | nindent 2 }}
 readSecrets: {{ .Values.rbac.readSecrets }}
 readConfigMaps: {{ .Values.rbac.readConfigMaps }}
-bridgeImage: {{ include "pco.image" . | quote }}
 clusterDomain: {{ .Values.clusterDomain | quote }}
 probe: {{- toYaml .Values.probe | nindent 2 }}
+{{- end }}
+
+{{- /* What the operator may do where it looks after connectors: cluster-wide, or in each of watchNamespaces. */ -}}
+{{- define "pco.rules" -}}
+- apiGroups: [connectors.aitronos.com]
+  resources: [personalconnectors]
+  verbs: [list, watch]
+- apiGroups: [connectors.aitronos.com]
+  resources: [personalconnectors/status]
+  verbs: [patch]
+# What is made for aitronos_built connectors. A server-side apply needs create and patch.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Why a hosted server does not run.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- if .Values.rbac.readSecrets }}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch]
+{{- end }}
+{{- if .Values.rbac.readConfigMaps }}
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch]
+{{- end }}
+{{- end }}
+
+{{- /* Settings that contradict each other: said here, where the schema of the values cannot. */ -}}
+{{- define "pco.validate" -}}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
+{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: with both, each figure would be there twice; enable one" }}
+{{- end }}
+{{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "POD_NAME" "POD_NAMESPACE" }}
+{{- range .Values.extraEnv }}
+{{- if has .name $names }}
+{{- fail (printf "extraEnv: %s is set by the chart, or stands there twice; remove it, and use the value of the chart that sets it" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
 {{- end }}

@@ -30,6 +30,7 @@ describe('what is generated from the CRD', () => {
     expect(Object.keys(generated)).toEqual([
       'src/api/generated.ts',
       'charts/personal-connector-operator/templates/crd.yaml',
+      'charts/personal-connector-operator/values.schema.json',
       'docs/reference/personalconnector.md',
       'docs/reference/conditions.md',
       'docs/reference/catalog.md',

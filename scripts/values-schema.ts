@@ -1,0 +1,147 @@
+/** The schema of the chart's values: what the operator itself takes, and what the templates do. */
+import { z } from 'zod';
+import { catalogEntrySchema } from '../src/connector/catalog.ts';
+import { policySchema } from '../src/connector/policy.ts';
+
+interface JsonSchema {
+  type?: string;
+  description?: string;
+  properties?: Record<string, JsonSchema>;
+  required?: string[];
+  [keyword: string]: unknown;
+}
+
+const name = z.string().regex(/^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/);
+const port = z.int().min(1).max(65535);
+/** Parts of Kubernetes objects: the API server knows what may stand in them. */
+const object = z.record(z.string(), z.unknown());
+const objects = z.array(object);
+const strings = z.record(z.string(), z.string());
+const duration = z.string().regex(/^([0-9]+(ms|[smh]))*$/);
+const monitor = z.strictObject({
+  enabled: z.boolean(),
+  labels: strings,
+  interval: duration,
+  scrapeTimeout: duration,
+  relabelings: objects,
+  metricRelabelings: objects,
+});
+const { allowedImages, addressPolicy, clusterDomain, probe } = policySchema.shape;
+
+const valuesSchema = z.strictObject({
+  fullnameOverride: z.string().regex(/^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$/),
+  commonLabels: strings,
+  image: z.strictObject({
+    repository: z.string().regex(/^[^\s@]+$/),
+    tag: z.string().regex(/^([\w][\w.-]{0,127})?$/),
+    digest: z.string().regex(/^(sha256:[0-9a-f]{64})?$/),
+    pullPolicy: z.enum(['Always', 'IfNotPresent', 'Never']),
+  }),
+  imagePullSecrets: z.array(z.strictObject({ name })),
+  crds: z.strictObject({ install: z.boolean() }),
+  serviceAccount: z.strictObject({ create: z.boolean(), name: z.string(), annotations: strings }),
+  rbac: z.strictObject({
+    create: z.boolean(),
+    readSecrets: z.boolean(),
+    readConfigMaps: z.boolean(),
+    aggregateRoles: z.boolean(),
+  }),
+  watchNamespaces: z.array(name.max(63)),
+  replicas: z.int().min(0),
+  topologySpreadConstraints: objects,
+  networkPolicy: z.strictObject({
+    enabled: z.boolean(),
+    apiServerPorts: z.array(port).min(1),
+    metricsFrom: objects,
+  }),
+  logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']),
+  workers: z.int().min(1).max(256),
+  clusterDomain,
+  probe,
+  addressPolicy,
+  allowedImages,
+  catalog: z.record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,62}$/), catalogEntrySchema),
+  metrics: z.strictObject({
+    service: z.strictObject({ enabled: z.boolean() }),
+    serviceMonitor: monitor,
+    podMonitor: monitor,
+  }),
+  resources: object,
+  /** `null` takes it away, so it may be absent. */
+  runAsUser: z.int().min(1).optional(),
+  deploymentAnnotations: strings,
+  podAnnotations: strings,
+  podLabels: strings,
+  extraEnv: z.array(z.looseObject({ name: z.string().min(1) })),
+  extraVolumes: z.array(z.looseObject({ name })),
+  extraVolumeMounts: z.array(z.looseObject({ name, mountPath: z.string().min(1) })),
+  nodeSelector: strings,
+  tolerations: objects,
+  affinity: object,
+  priorityClassName: z.string(),
+  /** What a chart that has this one as a part gives to all of its parts. */
+  global: object.optional(),
+});
+
+/**
+ * The text of values.schema.json. `values` is the text of values.yaml, whose comments become descriptions, and `defaults`
+ * what it holds: each of its keys is required, so that a value which is taken away by `null` is told, and no template has
+ * to fear it.
+ */
+export function valuesSchemaText(values: string, defaults: object): string {
+  const schema = z.toJSONSchema(valuesSchema, { io: 'input', target: 'draft-07' }) as JsonSchema;
+  describeAndRequire(schema, '', descriptionsOf(values), defaults);
+  schema.title = 'Values of the chart personal-connector-operator';
+  return `${JSON.stringify(schema, null, 2)}\n`;
+}
+
+function describeAndRequire(
+  schema: JsonSchema,
+  path: string,
+  descriptions: ReadonlyMap<string, string>,
+  defaults: unknown,
+): void {
+  const { properties } = schema;
+  if (properties && typeof defaults === 'object' && defaults !== null) {
+    // What may be taken away by `null`.
+    const required = Object.keys(properties).filter(key => key in defaults && key !== 'runAsUser');
+    if (required.length > 0) schema.required = required;
+    for (const [key, child] of Object.entries(properties))
+      describeAndRequire(child, `${path}.${key}`, descriptions, (defaults as Record<string, unknown>)[key]);
+  }
+  // Names of connectors are patterns of properties: a fault in one is then told with its path.
+  if (schema.propertyNames) {
+    const { pattern } = schema.propertyNames as { pattern?: string };
+    delete schema.propertyNames;
+    if (pattern !== undefined) {
+      schema.patternProperties = { [pattern]: schema.additionalProperties };
+      schema.additionalProperties = false;
+    }
+  }
+  delete schema.default;
+  const description = descriptions.get(path);
+  if (description) schema.description = description;
+}
+
+/** What the comments `# -- …` of values.yaml say, by path such as `.image.tag`. */
+function descriptionsOf(values: string): Map<string, string> {
+  const found = new Map<string, string>();
+  const path: string[] = [];
+  let comment: string[] = [];
+  for (const line of values.split('\n')) {
+    const [, text] = /^\s*# ?(.*)$/.exec(line) ?? [];
+    if (text !== undefined) {
+      if (text.startsWith('-- ')) comment = [text.slice(3).replace(/^\(\w+\) /, '')];
+      else if (comment.length > 0 && !text.startsWith('@')) comment.push(text);
+      continue;
+    }
+    const [, indent, key] = /^( *)([\w-]+):/.exec(line) ?? [];
+    if (indent !== undefined && key !== undefined) {
+      path.length = indent.length / 2;
+      path.push(key);
+      if (comment.length > 0) found.set(`.${path.join('.')}`, comment.join(' '));
+    }
+    comment = [];
+  }
+  return found;
+}
