@@ -6,6 +6,7 @@ import { compile, type JSONSchema } from 'json-schema-to-typescript';
 import { z } from 'zod';
 import { CONDITIONS, REASONS } from '../src/api/connector.ts';
 import { catalogEntrySchema } from '../src/connector/catalog.ts';
+import { chartYaml } from './artifact-hub.ts';
 import { reliabilityPage } from './reliability.ts';
 import { valuesSchemaText } from './values-schema.ts';
 
@@ -35,7 +36,7 @@ interface Structural extends JSONSchema {
 
 /** What `npm run generate` writes, by path from the project's root: a test compares it with what is there. */
 export async function generate(): Promise<Record<string, string>> {
-  const text = readFileSync(join(root, CRD), 'utf8');
+  const text = read(CRD);
   const crd = load(text) as {
     spec: { versions: [{ schema: { openAPIV3Schema: { properties: Record<'spec' | 'status', Structural> } } }] };
   };
@@ -58,6 +59,13 @@ export async function generate(): Promise<Record<string, string>> {
     'src/api/generated.ts': types,
     'charts/personal-connector-operator/templates/crd.yaml': chartTemplate(text),
     'charts/personal-connector-operator/values.schema.json': valuesSchema(),
+    'charts/personal-connector-operator/Chart.yaml': chartYaml({
+      chart: read('charts/personal-connector-operator/Chart.yaml'),
+      changelog: read('CHANGELOG.md'),
+      crd: text,
+      samples: ['official-github', 'hosted-jira', 'custom'].map(name => read(`manifests/samples/${name}.yaml`)),
+      repository: (load(read(VALUES)) as { image: { repository: string } }).image.repository,
+    }),
     'docs/reference/personalconnector.md': fieldsPage({ spec, status }),
     'docs/reference/conditions.md': conditionsPage(),
     'docs/reference/catalog.md': catalogPage(),
@@ -95,8 +103,12 @@ function chartTemplate(crd: string): string {
   return `{{- /* Generated from ${CRD} by \`npm run generate\`. Do not edit. */}}\n{{- if .Values.crds.install }}\n${annotated}{{- end }}\n`;
 }
 
+function read(path: string): string {
+  return readFileSync(join(root, path), 'utf8');
+}
+
 function valuesSchema(): string {
-  const text = readFileSync(join(root, VALUES), 'utf8');
+  const text = read(VALUES);
   return valuesSchemaText(text, load(text) as object);
 }
 
@@ -139,7 +151,7 @@ function typeOf({ type, enum: values, items, additionalProperties, format, ...re
 
 function catalogPage(): string {
   const { properties = {}, required } = z.toJSONSchema(catalogEntrySchema, { io: 'input' }) as Structural;
-  const values = load(readFileSync(join(root, VALUES), 'utf8')) as { catalog: object };
+  const values = load(read(VALUES)) as { catalog: object };
   const rows = Object.entries(properties).flatMap(([name, schema]) =>
     fields(name, { ...schema, properties: {} }, required?.includes(name) ?? false),
   );

@@ -20,6 +20,7 @@ const tasks = {
   fix: ['scripts/check.ts', '--fix'],
   build: ['scripts/build.ts'],
   generate: ['scripts/generate.ts'],
+  'generate:chart': ['scripts/install.ts'],
   operator: [isPublished ? 'dist/operator.mjs' : 'src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
   alarms: ['test/zoo/alarms.ts'],

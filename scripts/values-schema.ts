@@ -26,6 +26,9 @@ const monitor = z.strictObject({
   relabelings: objects,
   metricRelabelings: objects,
 });
+const cidrs = z.array(z.string().regex(/^[0-9a-fA-F:.]+\/[0-9]{1,3}$/));
+const hosts = z.array(z.string().regex(/^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$/));
+const portRange = z.string().regex(/^[0-9]{1,5}(-[0-9]{1,5})?$/);
 const { allowedImages, addressPolicy, clusterDomain, probe } = policySchema.shape;
 
 const valuesSchema = z.strictObject({
@@ -57,8 +60,14 @@ const valuesSchema = z.strictObject({
   logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal']),
   workers: z.int().min(1).max(256),
   clusterDomain,
-  probe,
-  addressPolicy,
+  probe: probe.unwrap().extend({ proxy: z.string().regex(/^(https?:\/\/\S+)?$/) }),
+  addressPolicy: addressPolicy.unwrap().extend({
+    allowCidrs: cidrs,
+    allowHosts: hosts,
+    denyCidrs: cidrs,
+    denyHosts: hosts,
+    ports: z.array(z.union([portRange, port])).min(1),
+  }),
   allowedImages,
   catalog: z.record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,62}$/), catalogEntrySchema),
   metrics: z.strictObject({

@@ -31,6 +31,7 @@ describe('what is generated from the CRD', () => {
       'src/api/generated.ts',
       'charts/personal-connector-operator/templates/crd.yaml',
       'charts/personal-connector-operator/values.schema.json',
+      'charts/personal-connector-operator/Chart.yaml',
       'docs/reference/personalconnector.md',
       'docs/reference/conditions.md',
       'docs/reference/catalog.md',
