@@ -52,7 +52,7 @@ async function chartPage(helmDocs: string): Promise<string> {
 function installManifest(rendered: string): string {
   const lines = rendered
     .split('\n')
-    .filter(line => !/^\s+(helm\.sh\/chart|app\.kubernetes\.io\/managed-by): |^# Source: /.test(line));
+    .filter(line => !/^\s+(helm\.sh\/chart: |app\.kubernetes\.io\/managed-by: Helm$)|^# Source: /.test(line));
   return `# Generated from the chart by \`npm run generate:chart\`. Do not edit; manifests/overlay shows how to change it.
 apiVersion: v1
 kind: Namespace
