@@ -11,7 +11,7 @@ import {
   type OwnerReference,
   type ResourceType,
 } from '../api/meta.ts';
-import { createStore, type Store, type StoreWriter } from '../kube/store.ts';
+import { createStore, type FedStore } from '../kube/store.ts';
 
 export const DEPLOYMENTS = { group: 'apps', version: 'v1', plural: 'deployments', kind: 'Deployment' } as const;
 export const SERVICES = { group: '', version: 'v1', plural: 'services', kind: 'Service' } as const;
@@ -87,9 +87,9 @@ export interface Pod extends KubeObject {
   };
 }
 
-export type ChildStore = Store<Child, 'owner' | 'connector'> & StoreWriter<Child>;
+export type ChildStore = FedStore<Child, 'owner' | 'connector'>;
 export type ChildStores = Record<ChildKind, ChildStore>;
-export type PodStore = Store<Pod, 'connector'> & StoreWriter<Pod>;
+export type PodStore = FedStore<Pod, 'connector'>;
 
 export function createChildStores(): ChildStores {
   const store = (): ChildStore =>

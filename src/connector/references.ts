@@ -5,7 +5,7 @@ import type { PersonalConnector } from '../api/connector.ts';
 import type { KubeObject, ObjectMeta, ResourceType } from '../api/meta.ts';
 import type { KubeClient } from '../kube/client.ts';
 import { isForbidden, isNotFound } from '../kube/errors.ts';
-import { createStore, type Store, type Stored, type StoreWriter } from '../kube/store.ts';
+import { createStore, type FedStore, type Stored } from '../kube/store.ts';
 import { credentialsSecret } from './names.ts';
 
 export const SECRETS = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret' } as const satisfies ResourceType;
@@ -18,17 +18,15 @@ export const CONFIG_MAPS = {
 
 type Kind = (typeof SECRETS | typeof CONFIG_MAPS)['kind'];
 
-export interface ReferenceStore extends Store<Stored>, StoreWriter<Stored> {
-  /** Whether it is to be filled: the operator was given the right to read these. */
+export interface ReferenceStore extends FedStore<Stored> {
+  /** Whether it is to be filled: the operator was given the right to read these, at least where it is to work. */
   watched: boolean;
-  /** Whether it holds all that there is; without the right to watch it never does. */
-  filled: boolean;
 }
 
 export type ReferenceStores = Record<Kind, ReferenceStore>;
 
 export function createReferenceStores(): ReferenceStores {
-  const make = (): ReferenceStore => Object.assign(createStore<Stored>(), { watched: false, filled: false });
+  const make = (): ReferenceStore => Object.assign(createStore<Stored>(), { watched: false });
   return { Secret: make(), ConfigMap: make() };
 }
 
@@ -46,7 +44,7 @@ export function referencesOf(connector: PersonalConnector): string[] {
 /** Changes with what a connector's probe reads; empty when there is nothing, or nobody knows. */
 export function versionOf(connector: PersonalConnector, stores: ReferenceStores): string {
   const references = probeReferences(connector);
-  if (!references.every(({ kind }) => stores[kind].filled)) return '';
+  if (!references.every(({ kind }) => stores[kind].filledIn(connector.metadata.namespace))) return '';
   return references
     .map(({ kind, name }) => stores[kind].get(`${connector.metadata.namespace}/${name}`)?.metadata)
     .map(found => (found ? version(found) : 'none'))
@@ -110,7 +108,7 @@ export function createInputReader(client: KubeClient, stores: ReferenceStores): 
   }
 
   async function contentsOf({ kind, name }: Reference, namespace: string, signal: AbortSignal) {
-    if (!stores[kind].filled) return stores[kind].watched ? 'pending' : undefined;
+    if (!stores[kind].filledIn(namespace)) return stores[kind].watched ? 'pending' : undefined;
     const found = stores[kind].get(`${namespace}/${name}`);
     if (!found) return 'missing';
     const key = referenceIndex(kind, namespace, name);

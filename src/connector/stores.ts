@@ -4,7 +4,7 @@ import { PERSONAL_CONNECTORS, type PersonalConnector } from '../api/connector.ts
 import { type Key, type KubeObject, keyOf, type ResourceType } from '../api/meta.ts';
 import type { KubeClient, Scope } from '../kube/client.ts';
 import { type Reflector, type ReflectorObserver, startReflector } from '../kube/reflector.ts';
-import { createStore, type Store, type Stored, type StoreWriter } from '../kube/store.ts';
+import { createStore, type FedStore, type Stored, type StoreWriter } from '../kube/store.ts';
 import type { Priority } from '../runtime/queue.ts';
 import {
   CHILD_SELECTOR,
@@ -32,7 +32,7 @@ import {
 } from './references.ts';
 
 type ConnectorIndex = 'id' | 'label' | 'reference';
-export type ConnectorStore = Store<PersonalConnector, ConnectorIndex> & StoreWriter<PersonalConnector>;
+export type ConnectorStore = FedStore<PersonalConnector, ConnectorIndex>;
 
 export interface Stores {
   connectors: ConnectorStore;
@@ -54,14 +54,13 @@ export function createStores(): Stores {
   };
 }
 
+export type Enqueue = (key: Key, priority: Priority, cause: string) => void;
+
 /**
  * Calls `enqueue` for each connector that a change concerns: itself, its owner, the one its Pods run for, namesakes by
  * id, those whose probes read it. `cause` is the kind of what changed.
  */
-export function watchChanges(
-  { connectors, children, pods, references }: Stores,
-  enqueue: (key: Key, priority: Priority, cause: string) => void,
-): void {
+export function watchChanges({ connectors, children, pods, references }: Stores, enqueue: Enqueue): void {
   connectors.subscribe(({ previous, current }) => {
     const object = current ?? previous;
     // A first sight, as when the operator starts, waits behind what people change meanwhile.
@@ -110,6 +109,7 @@ export interface ReflectorsOptions {
   namespace: string | undefined;
   signal: AbortSignal;
   onError: (resource: string, error: unknown) => void;
+  onStanding?: () => void;
   observer?: (resource: string) => ReflectorObserver;
 }
 
@@ -122,15 +122,15 @@ export function startReflectors(stores: Stores, options: ReflectorsOptions): Ref
       startReflector({
         ...common(options, type),
         scope: made,
-        store: stores.children[type.kind],
+        store: sideOf(stores.children[type.kind], options),
         project: projectChild(type),
       }),
     ),
-    startReflector({ ...common(options, PODS), scope: made, store: stores.pods, project: projectPod }),
+    startReflector({ ...common(options, PODS), scope: made, store: sideOf(stores.pods, options), project: projectPod }),
     startReflector({
       ...common(options, PERSONAL_CONNECTORS),
       scope,
-      store: stores.connectors,
+      store: sideOf(stores.connectors, options),
       project: projectConnector,
     }),
   ];
@@ -143,22 +143,23 @@ export function startReflectors(stores: Stores, options: ReflectorsOptions): Ref
 export function startReferenceReflector(
   { references, connectors }: Stores,
   type: typeof SECRETS | typeof CONFIG_MAPS,
-  options: ReflectorsOptions & { enqueue: (key: Key, priority: Priority, cause: string) => void },
+  options: ReflectorsOptions & { enqueue: Enqueue },
 ): Reflector {
   const store = references[type.kind];
   store.watched = true;
   const reflector = startReflector<Stored>({
     ...common(options, type),
     scope: { ...scopeOf(options), metadataOnly: true },
-    store,
+    store: sideOf(store, options),
     project: ({ metadata: { namespace, name, uid, resourceVersion } }: Stored) => ({
       metadata: { namespace, name, uid, resourceVersion },
     }),
   });
   void reflector.synced.then(() => {
-    store.filled = true;
-    for (const connector of connectors.values())
-      if (referencesOf(connector).length > 0) options.enqueue(keyOf(connector), 'low', type.kind);
+    for (const connector of connectors.values()) {
+      const isHere = [undefined, connector.metadata.namespace].includes(options.namespace);
+      if (isHere && referencesOf(connector).length > 0) options.enqueue(keyOf(connector), 'low', type.kind);
+    }
   });
   return reflector;
 }
@@ -167,13 +168,19 @@ function scopeOf({ namespace }: ReflectorsOptions): Scope {
   return namespace === undefined ? {} : { namespace };
 }
 
-function common<T extends ResourceType>({ client, signal, onError, observer }: ReflectorsOptions, type: T) {
+function sideOf<T extends Stored>(store: FedStore<T>, { namespace }: ReflectorsOptions): StoreWriter<T> {
+  return namespace === undefined ? store : store.within(namespace);
+}
+
+function common<T extends ResourceType>(options: ReflectorsOptions, type: T) {
+  const { client, signal, onError, onStanding, observer } = options;
   const { plural } = type;
   return {
     client,
     type,
     signal,
     onError: (error: unknown) => onError(plural, error),
+    ...(onStanding && { onStanding }),
     ...(observer && { observer: observer(plural) }),
   };
 }

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { keyOf, type ResourceType } from '../api/meta.ts';
 import { INITIAL_EVENTS_END, type KubeClient, type Scope, type WatchEvent } from './client.ts';
-import { ApiError, isExpired, isInvalid, retryAfterOf } from './errors.ts';
+import { ApiError, isExpired, isForbidden, isInvalid, retryAfterOf } from './errors.ts';
 import { isNewer, type Stored, type StoreWriter } from './store.ts';
 
 /** A watch is asked to end by itself after 300–600 s, at random, so that reconnections spread out. */
@@ -45,14 +45,22 @@ export interface ReflectorOptions<T extends Stored> {
   signal: AbortSignal;
   /** Told of each failure; the reflector goes on by itself. */
   onError: (error: unknown) => void;
+  /** Told when its standing is another one, before `onError` is told why. */
+  onStanding?: () => void;
   observer?: ReflectorObserver;
   random?: () => number;
   /** Milliseconds that no change of the clock moves. */
   now?: () => number;
 }
 
+/** Not all that there is was told yet; it was, at least once; or the server's last word was that it may not be told (403). */
+export type Standing = 'filling' | 'filled' | 'refused';
+
 export interface Reflector {
   resource: string;
+  /** The only one that it looks at; undefined means all. */
+  namespace: string | undefined;
+  standing(): Standing;
   /** Resolves when the store holds all that there is; never rejects. */
   synced: Promise<void>;
   /** When it was last seen to be alive, or else was started, by `now`. */
@@ -70,10 +78,12 @@ class Spoiled extends Error {
 class WatchError extends ApiError {}
 
 export function startReflector<T extends Stored>(options: ReflectorOptions<T>): Reflector {
-  const { client, type, scope, store, signal, onError, observer } = options;
+  const { client, type, scope, store, signal, onError, onStanding, observer } = options;
   const { random = Math.random, now = () => performance.now() } = options;
   const { promise: synced, resolve: markSynced } = Promise.withResolvers<void>();
   let progressAt = now();
+  let standing: Standing = 'filling';
+  let isFilled = false;
   /** The store holds all up to this version; empty when all must be read (anew). */
   let version = '';
   /** The version that the try in hand began with, or that it was filled with. */
@@ -83,12 +93,24 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   let listsUntil = Number.NEGATIVE_INFINITY;
   let bufferedUntil = Number.NEGATIVE_INFINITY;
 
+  function stand(next: Standing): void {
+    if (next === standing) return;
+    // What was not heard of while it was refused is no sign of death.
+    if (standing === 'refused') progressAt = now();
+    standing = next;
+    onStanding?.();
+  }
+
+  const welcome = (): void => stand(isFilled ? 'filled' : 'filling');
+
   function fill(objects: readonly T[], resourceVersion: string, how: 'list' | 'watch-list'): void {
     store.replace(objects, resourceVersion);
     version = resourceVersion;
     from = version;
     refillAt = now() + REFILL_MS.min + random() * REFILL_MS.spread;
     observer?.filled(how);
+    isFilled = true;
+    welcome();
     markSynced();
   }
 
@@ -131,6 +153,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
         AbortSignal.any([signal, idle.signal]),
       );
       observer?.watched();
+      welcome();
       for await (const line of lines(stream)) {
         if (signal.aborted) return;
         told = true;
@@ -252,6 +275,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
           errors = 0;
         }
         observer?.failed();
+        if (isForbidden(error)) stand('refused');
         if (!expired) onError(error);
         waitMs = retryAfterOf(error);
       }
@@ -262,7 +286,14 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     }
   }
 
-  return { resource: type.plural, synced, lastProgress: () => progressAt, done: run() };
+  return {
+    resource: type.plural,
+    namespace: scope.namespace,
+    standing: () => standing,
+    synced,
+    lastProgress: () => progressAt,
+    done: run(),
+  };
 }
 
 /** Splits a byte stream into its non-empty lines. Throws when a line grows beyond 8 MiB. */

@@ -19,6 +19,8 @@ export interface Store<T extends Stored, I extends string = never> {
   get(key: Key): T | undefined;
   size(): number;
   values(): Iterable<T>;
+  /** Whether all that there is in a namespace was told at least once. */
+  filledIn(namespace: string): boolean;
   byIndex(index: I, value: string): T[];
   /**
    * Takes what a write answered, so that the next reconcile sees it before the watch brings it. Tells no subscriber, and
@@ -28,7 +30,7 @@ export interface Store<T extends Stored, I extends string = never> {
   subscribe(handler: (change: Change<T>) => void): void;
 }
 
-/** The side of a store that only its reflector may use. */
+/** The side of a store that only its reflector may use: for a namespace, or for all. */
 export interface StoreWriter<T extends Stored> {
   /**
    * A complete list as of `resourceVersion`. Objects that were written after it stay, unless the watch has told later
@@ -41,6 +43,11 @@ export interface StoreWriter<T extends Stored> {
   progress(resourceVersion: string): void;
 }
 
+export interface FedStore<T extends Stored, I extends string = never> extends Store<T, I>, StoreWriter<T> {
+  /** For a reflector of one namespace: the store learns by each of these how far it is there, and only there. */
+  within(namespace: string): StoreWriter<T>;
+}
+
 /**
  * Whether version `a` is newer than `b`. Kubernetes promises decimal resourceVersions that compare by value within a
  * resource type (KEP-5504).
@@ -51,12 +58,13 @@ export function isNewer(a: string, b: string): boolean {
 
 export function createStore<T extends Stored, I extends string = never>(
   indexers: Indexers<T, I> = {} as Indexers<T, I>,
-): Store<T, I> & StoreWriter<T> {
+): FedStore<T, I> {
   const objects = new Map<Key, T>();
   const indexes = new Map<string, Map<string, Set<Key>>>(Object.keys(indexers).map(name => [name, new Map()]));
   const handlers: ((change: Change<T>) => void)[] = [];
-  /** All changes up to here are in `objects`. */
-  let seen = '0';
+  /** Namespace, or undefined for all of them → all changes there up to this version are in `objects`. */
+  const seen = new Map<string | undefined, string>();
+  const filled = new Set<string | undefined>();
   /** What we wrote and no subscriber knows of → what they know of. Others' changes may have come with it. */
   const untold = new Map<Key, T | undefined>();
 
@@ -92,10 +100,58 @@ export function createStore<T extends Stored, I extends string = never>(
     if (untold.has(key)) change(key, objects.get(key));
   }
 
-  const store: Store<T, I> & StoreWriter<T> = {
+  const seenIn = (namespace: string | undefined): string => seen.get(namespace) ?? seen.get(undefined) ?? '0';
+
+  function writer(scope: string | undefined): StoreWriter<T> {
+    const view: StoreWriter<T> = {
+      replace(list, resourceVersion) {
+        const setBack = isNewer(seenIn(scope), resourceVersion);
+        seen.set(scope, resourceVersion);
+        filled.add(scope);
+        const isLater = ({ metadata }: T): boolean => !setBack && isNewer(metadata.resourceVersion, resourceVersion);
+        const isHere = ({ metadata }: T): boolean => scope === undefined || metadata.namespace === scope;
+        const listed = new Map(list.map(object => [keyOf(object), object]));
+        for (const [key, object] of objects)
+          if (isHere(object) && !listed.has(key) && !isLater(object)) change(key, undefined);
+        for (const [key, object] of listed) {
+          const known = objects.get(key);
+          if (known && isLater(known)) view.upsert(object);
+          // After a setback the same version may be another object.
+          else if (setBack || known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+          else tell(key);
+        }
+      },
+      upsert(object) {
+        const key = keyOf(object);
+        const known = objects.get(key);
+        view.progress(object.metadata.resourceVersion);
+        if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) {
+          // Our own later write holds this change of somebody else as well.
+          tell(key);
+        } else if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
+        else untold.delete(key);
+      },
+      remove(object) {
+        const key = keyOf(object);
+        const known = objects.get(key);
+        view.progress(object.metadata.resourceVersion);
+        if (!known) return;
+        // A newer object of that name was written by us after this one went.
+        if (isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) tell(key);
+        else change(key, undefined);
+      },
+      progress(resourceVersion) {
+        if (isNewer(resourceVersion, seenIn(scope))) seen.set(scope, resourceVersion);
+      },
+    };
+    return view;
+  }
+
+  return {
     get: key => objects.get(key),
     size: () => objects.size,
     values: () => objects.values(),
+    filledIn: namespace => filled.has(undefined) || filled.has(namespace),
     byIndex(name, value) {
       const found: T[] = [];
       for (const key of indexes.get(name)?.get(value) ?? []) {
@@ -105,51 +161,16 @@ export function createStore<T extends Stored, I extends string = never>(
       return found;
     },
     written(object) {
+      const { namespace, resourceVersion } = object.metadata;
       const key = keyOf(object);
       const known = objects.get(key);
       // Absent and not newer than what the watch told: it was deleted again in the meantime.
-      if (!isNewer(object.metadata.resourceVersion, known?.metadata.resourceVersion ?? seen)) return;
+      if (!isNewer(resourceVersion, known?.metadata.resourceVersion ?? seenIn(namespace))) return;
       place(key, object);
       if (!untold.has(key)) untold.set(key, known);
     },
     subscribe: handler => void handlers.push(handler),
-
-    replace(list, resourceVersion) {
-      const setBack = isNewer(seen, resourceVersion);
-      seen = resourceVersion;
-      const isLater = ({ metadata }: T): boolean => !setBack && isNewer(metadata.resourceVersion, resourceVersion);
-      const listed = new Map(list.map(object => [keyOf(object), object]));
-      for (const [key, object] of objects) if (!listed.has(key) && !isLater(object)) change(key, undefined);
-      for (const [key, object] of listed) {
-        const known = objects.get(key);
-        if (known && isLater(known)) store.upsert(object);
-        // After a setback the same version may be another object.
-        else if (setBack || known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
-        else tell(key);
-      }
-    },
-    upsert(object) {
-      const key = keyOf(object);
-      const known = objects.get(key);
-      store.progress(object.metadata.resourceVersion);
-      if (known && isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) {
-        // Our own later write holds this change of somebody else as well.
-        tell(key);
-      } else if (known?.metadata.resourceVersion !== object.metadata.resourceVersion) change(key, object);
-      else untold.delete(key);
-    },
-    remove(object) {
-      const key = keyOf(object);
-      const known = objects.get(key);
-      store.progress(object.metadata.resourceVersion);
-      if (!known) return;
-      // A newer object of that name was written by us after this one went.
-      if (isNewer(known.metadata.resourceVersion, object.metadata.resourceVersion)) tell(key);
-      else change(key, undefined);
-    },
-    progress(resourceVersion) {
-      if (isNewer(resourceVersion, seen)) seen = resourceVersion;
-    },
+    ...writer(undefined),
+    within: writer,
   };
-  return store;
 }

@@ -27,8 +27,8 @@ function make(status = 200) {
       version += 1;
       const metadata = { name, namespace: 'team', uid, resourceVersion: String(version) };
       objects.set(`${kind}/${name}`, { metadata, ...content });
+      if (!stores[kind].filledIn('team')) stores[kind].within('team').replace([], '0');
       stores[kind].upsert({ metadata } as never);
-      stores[kind].filled = true;
     },
     remove(kind: 'Secret' | 'ConfigMap', name: string) {
       objects.delete(`${kind}/${name}`);
@@ -108,8 +108,9 @@ describe('what a hosted server is given', () => {
 
   it('is pending as long as the watch has not told of all', async () => {
     const { inputs, stores } = make();
-    Object.assign(stores.Secret, { watched: true, filled: false });
-    Object.assign(stores.ConfigMap, { watched: true, filled: false });
+    stores.Secret.watched = true;
+    stores.ConfigMap.watched = true;
+    stores.Secret.within('other').replace([], '1');
     expect(await inputs(OWN)).toEqual({
       'Secret/clickup-credentials': 'pending',
       'Secret/own': 'pending',

@@ -103,10 +103,11 @@ describe('a target', () => {
       references[kind].upsert({ metadata: { namespace, name, uid: `uid-${name}`, resourceVersion } });
     const probe = { headers: [header], caBundle: { configMapKeyRef: { name: 'c', key: 'k' } } };
     const version = () => target({ probe }, { references }).secretsVersion;
+    references.Secret.within('team').replace([], '4');
+    references.ConfigMap.within('other').replace([], '5');
     put('Secret', 'team', 's', '5');
-    references.Secret.filled = true;
     expect(version()).toBe('');
-    references.ConfigMap.filled = true;
+    references.ConfigMap.within('team').replace([], '5');
     const seen = [version()];
     const change = (...args: Parameters<typeof put>): void => {
       put(...args);

@@ -7,8 +7,8 @@ interface Thing {
   tags: string[];
 }
 
-const thing = (name: string, version: number, tags: string[] = [], uid = `uid-${name}`): Thing => ({
-  metadata: { name, namespace: 'n', uid, resourceVersion: String(version) },
+const thing = (name: string, version: number, tags: string[] = [], uid = `uid-${name}`, namespace = 'n'): Thing => ({
+  metadata: { name, namespace, uid, resourceVersion: String(version) },
   tags,
 });
 
@@ -249,6 +249,90 @@ describe('replace, when the server was set back', () => {
     // Restored to 50, and written to since.
     store.replace([thing('a', 40), thing('b', 110)], '120');
     expect(versions().sort()).toEqual(['a@40', 'b@110']);
+  });
+});
+
+describe('a namespace that is watched by itself', () => {
+  const one = (name: string, version: number) => thing(name, version, [], `uid-${name}`, 'one');
+  const other = (name: string, version: number) => thing(name, version, [], `uid-${name}`, 'other');
+
+  it('is replaced alone', () => {
+    const { store, told, versions } = make();
+    store.within('one').replace([one('a', 3), one('b', 4)], '5');
+    store.within('other').replace([other('a', 6)], '7');
+    told.length = 0;
+    store.within('one').replace([one('b', 8)], '9');
+    expect(told).toEqual(['a 3>-', 'b 4>8']);
+    expect(versions()).toEqual(['b@8', 'a@6']);
+  });
+
+  it('knows by itself how far it is: what is written there is taken although the other one is further', () => {
+    const { store } = make();
+    store.within('one').replace([], '5');
+    store.within('other').replace([], '90');
+    store.within('other').progress('100');
+    store.written(one('a', 50));
+    store.written(other('a', 50));
+    expect([store.get('one/a'), store.get('other/a')]).toEqual([one('a', 50), undefined]);
+    // A list there that is older than what the other one has told is no setback.
+    store.within('one').replace([], '40');
+    expect(store.get('one/a')).toEqual(one('a', 50));
+  });
+
+  it('is filled by itself; all are, where all are watched as one', () => {
+    const { store } = make();
+    const filled = () => ['one', 'other'].map(store.filledIn);
+    store.within('one').upsert(one('a', 1));
+    expect(filled()).toEqual([false, false]);
+    store.within('one').replace([], '2');
+    expect(filled()).toEqual([true, false]);
+    store.replace([], '3');
+    expect(filled()).toEqual([true, true]);
+  });
+
+  it('is kept as if there were no other, whatever is told and written in whatever order', () => {
+    const NAMESPACES = ['n', 'm'];
+    const step = fc.record({
+      at: fc.constantFrom(...NAMESPACES),
+      do: fc.constantFrom(
+        'upsert' as const,
+        'remove' as const,
+        'replace' as const,
+        'progress' as const,
+        'written' as const,
+      ),
+      names: fc.subarray(['a', 'b', 'c'], { minLength: 1 }),
+      version: fc.integer({ min: 1, max: 30 }),
+      tags,
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 30 }), steps => {
+        const together = make();
+        const alone = new Map(NAMESPACES.map(namespace => [namespace, make()]));
+        const read = ({ store, tagged }: ReturnType<typeof make>, at: string) => ({
+          objects: [...store.values()].filter(({ metadata }) => metadata.namespace === at),
+          tagged: ['x', 'y', 'z'].map(tag => tagged(tag).length),
+        });
+        for (const { at, do: what, names, version, tags } of steps) {
+          const { store } = alone.get(at) as ReturnType<typeof make>;
+          const objects = names.map(name => thing(name, version, tags, `uid-${name}`, at));
+          const told = together.told.length;
+          const toldAlone = alone.get(at)?.told.length;
+          for (const [target, view] of [
+            [together.store, together.store.within(at)],
+            [store, store],
+          ] as const) {
+            if (what === 'replace') view.replace(objects, String(version));
+            else if (what === 'progress') view.progress(String(version));
+            else for (const object of objects) (what === 'written' ? target : view)[what as 'upsert'](object);
+          }
+          expect(together.told.slice(told)).toEqual(alone.get(at)?.told.slice(toldAlone));
+        }
+        const [n, m] = NAMESPACES.map(at => read(alone.get(at) as ReturnType<typeof make>, at));
+        expect(NAMESPACES.map(at => read(together, at).objects)).toEqual([n?.objects, m?.objects]);
+        expect(read(together, 'n').tagged).toEqual(n?.tagged.map((count, index) => count + (m?.tagged[index] ?? 0)));
+      }),
+    );
   });
 });
 
