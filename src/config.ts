@@ -13,8 +13,12 @@ const settingsSchema = z.object({
   port: z.coerce.number().int().min(0).max(65535).default(8080),
   /** Reconciles at a time. */
   workers: z.coerce.number().int().min(1).max(256).default(16),
-  /** The only namespace to look at; absent means all. */
-  namespace: z.string().min(1).optional(),
+  /** The only namespaces to look at; none means all. */
+  namespaces: z
+    .array(z.string().regex(/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/, 'must be the name of a namespace, such as team-a'))
+    .transform((names): readonly string[] => [...new Set(names)]),
+  /** Image that brings the bridge into the Pods of stdio servers: the operator's own. */
+  bridgeImage: z.string().min(1).optional(),
   /** Name and namespace of the Pod that this is, when it is one. */
   podName: z.string().min(1).default('local'),
   podNamespace: z.string().min(1).optional(),
@@ -40,7 +44,8 @@ personal-connector-operator probe URL [options]      what it would find at a URL
   --allow-cidr RANGE    let probes reach this range, such as 10.0.0.0/8 (again for more)
   --allow-host NAME     let probes reach this host, or with *.NAME all below it (again for more)
   --allow-image PATTERN let spec.hosting.image name images like this, * for anything (again for more)
-  --namespace NAME      look at this namespace only                                            [WATCH_NAMESPACE]
+  --namespace NAME      look at this namespace only (again for more; a,b in the variable)      [WATCH_NAMESPACE]
+  --bridge-image IMAGE  the operator's own image: hosted stdio servers get their bridge from it [BRIDGE_IMAGE]
   --host ADDRESS        where /healthz, /readyz and /metrics are served                        [HEALTH_HOST]
   --port PORT           … and at which port; 0 takes a free one                                [HEALTH_PORT]
   --workers N           reconciles at a time                                                   [WORKERS]
@@ -68,7 +73,13 @@ export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'he
     host: flags.host ?? variable('HEALTH_HOST'),
     port: flags.port ?? variable('HEALTH_PORT'),
     workers: flags.workers ?? variable('WORKERS'),
-    namespace: flags.namespace ?? variable('WATCH_NAMESPACE'),
+    namespaces:
+      flags.namespace ??
+      variable('WATCH_NAMESPACE')
+        ?.split(',')
+        .map(name => name.trim()) ??
+      [],
+    bridgeImage: flags['bridge-image'] ?? variable('BRIDGE_IMAGE'),
     podName: variable('POD_NAME'),
     podNamespace: variable('POD_NAMESPACE'),
     leaseName: flags.lease ?? variable('LEASE_NAME'),
@@ -106,7 +117,8 @@ function readFlags(args: string[]) {
         'allow-cidr': multiple,
         'allow-host': multiple,
         'allow-image': multiple,
-        namespace: single,
+        namespace: multiple,
+        'bridge-image': single,
         host: single,
         port: single,
         workers: single,

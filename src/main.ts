@@ -8,15 +8,10 @@ import { ANNOTATION, OPERATOR } from './api/connector.ts';
 import { keyOf } from './api/meta.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { isBad } from './connector/catalog.ts';
+import { type Refusal, watchNamespaces } from './connector/namespaces.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
-import {
-  createStores,
-  type ReflectorsOptions,
-  startReferenceReflector,
-  startReflectors,
-  watchChanges,
-} from './connector/stores.ts';
+import { createStores, watchChanges } from './connector/stores.ts';
 import { createClient } from './kube/client.ts';
 import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
@@ -148,25 +143,34 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const stores = createStores();
   const enqueue = (key: string, priority: Priority, cause: string): void => wake(key, cause, priority);
   watchChanges(stores, enqueue);
-  const watchOptions: ReflectorsOptions = {
+  let synced = false;
+  const namespaces = watchNamespaces(stores, {
+    names: config.namespaces,
+    references: [...(policy.readSecrets ? [SECRETS] : []), ...(policy.readConfigMaps ? [CONFIG_MAPS] : [])],
     client,
-    namespace: config.namespace,
     signal: watching.signal,
     onError: (resource, error) =>
       log.warn({ resource, error: describeError(error) }, 'a watch had trouble; it goes on'),
     observer: reflectorMetrics(registry),
-  };
-  const reflectors = startReflectors(stores, watchOptions);
-  const optional = [...(policy.readSecrets ? [SECRETS] : []), ...(policy.readConfigMaps ? [CONFIG_MAPS] : [])].map(
-    type => startReferenceReflector(stores, type, { ...watchOptions, enqueue }),
-  );
+    enqueue,
+    onTurn(namespace, isOpen) {
+      if (synced && isOpen) log.info({ namespace }, 'the namespace may be looked at: its connectors are looked after');
+      // Those of one that was closed are probed no more.
+      for (const connector of stores.connectors.values())
+        if ([undefined, connector.metadata.namespace].includes(namespace))
+          enqueue(keyOf(connector), 'low', 'Namespace');
+    },
+    onRefused: refusal => log.warn({ ...refusal, error: describeError(refusal.error) }, remedyOf(refusal)),
+  });
 
-  let synced = false;
   const health = await startHealthServer({
     host: config.host,
     port: config.port,
     alive: () => {
-      const dead = reflectors.find(({ lastProgress }) => performance.now() - lastProgress() > WATCH_DEAD_MS);
+      const dead = namespaces.reflectors.find(
+        // A server that says no is alive, and so is who asks it.
+        ({ standing, lastProgress }) => standing() !== 'refused' && performance.now() - lastProgress() > WATCH_DEAD_MS,
+      );
       return dead && `the watch of ${dead.resource} made no progress for ${WATCH_DEAD_MS / 60_000} minutes`;
     },
     ready() {
@@ -182,10 +186,11 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     stores,
     probes,
     events,
-    context: { policy, guard, operatorNamespace: config.podNamespace },
+    context: { policy, guard, operatorNamespace: config.podNamespace, bridgeImage: config.bridgeImage },
+    isOpen: namespaces.isOpen,
     onToolsChanged: toolsMetric(registry),
   });
-  const ready = Promise.all(reflectors.map(reflector => reflector.synced)).then(() => {
+  const ready = namespaces.ready.then(() => {
     if (watching.signal.aborted) return;
     synced = true;
     log.info({ connectors: stores.connectors.size() }, 'the caches are filled');
@@ -251,7 +256,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     await events.flush();
     clearTimeout(late);
     hard.abort();
-    await Promise.all([probing, election?.release(), ...[...reflectors, ...optional].map(({ done }) => done)]);
+    await Promise.all([probing, election?.release(), namespaces.done]);
     await Promise.all([transport.close(), health.close()]);
   }
 
@@ -264,6 +269,17 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       return ended;
     },
   };
+}
+
+/** What follows from a refusal, and what to do. */
+function remedyOf({ namespace, isOpen }: Refusal): string {
+  const rights =
+    namespace === undefined
+      ? 'bind the ClusterRole of the chart to its ServiceAccount, or name namespaces in watchNamespaces'
+      : 'make sure that the namespace exists and bind the Role of the chart to its ServiceAccount there, or take the namespace out of watchNamespaces';
+  return isOpen
+    ? `the operator may not watch what probes and hosted servers read: it sees no changes of that; ${rights}, or turn rbac.readSecrets or rbac.readConfigMaps off`
+    : `the operator may not watch what it must, and leaves the connectors there alone until it may: ${rights}`;
 }
 
 /** Runs the operator as a process: it ends in order on SIGTERM and SIGINT, and at once when it lost the Lease. */

@@ -179,7 +179,7 @@ async function probeOnce(asked: Asked, { client, userAgent }: CommandOptions): P
   });
 
   const connector = connectorOf(url, serverType, Object.keys(headers));
-  const context = { policy: { ...policy, addressPolicy }, guard, operatorNamespace: undefined };
+  const context = { policy: { ...policy, addressPolicy }, guard, operatorNamespace: undefined, bridgeImage: undefined };
   const plan = remote.plan(connector, context);
   const secrets: Secrets = { headers, ca };
   const target: Target = {

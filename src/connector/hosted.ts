@@ -54,7 +54,7 @@ export const hosted: Strategy = {
 
 /** Puts the catalog's entry and the spec together, or says why that cannot be served. */
 function settle({ metadata, spec }: PersonalConnector, context: Context): Settings | Finding<'Accepted'> {
-  const { policy, operatorNamespace } = context;
+  const { policy, operatorNamespace, bridgeImage } = context;
   const hosting: HostingSpec = spec.hosting ?? {};
   const entry = Object.hasOwn(policy.catalog, spec.connectorId) ? policy.catalog[spec.connectorId] : undefined;
 
@@ -100,7 +100,7 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Settin
     );
   }
   const command = hosting.command ?? entry?.command ?? [];
-  const bridge = serverType === 'stdio' ? policy.bridgeImage : undefined;
+  const bridge = serverType === 'stdio' ? bridgeImage : undefined;
   if (serverType === 'stdio' && command.length === 0) {
     return rejected(
       'InvalidSpec',
@@ -110,7 +110,7 @@ function settle({ metadata, spec }: PersonalConnector, context: Context): Settin
   if (serverType === 'stdio' && bridge === undefined) {
     return rejected(
       'InvalidSpec',
-      "spec.serverType stdio cannot be hosted: have the operator's admin set bridgeImage to the operator's image",
+      "spec.serverType stdio cannot be hosted: have the operator's admin set BRIDGE_IMAGE to the operator's image",
     );
   }
   const catalogued: Partial<CatalogEntry> = hosting.image ? {} : (entry ?? {});

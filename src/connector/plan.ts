@@ -13,6 +13,8 @@ export interface Context {
   guard: Guard;
   /** The operator's own namespace, when it runs in the cluster: hosted servers let it in. */
   operatorNamespace: string | undefined;
+  /** Image that brings the bridge into the Pods of stdio servers: the operator's own. Without one they cannot be hosted. */
+  bridgeImage: string | undefined;
 }
 
 export interface Desired {

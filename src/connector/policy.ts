@@ -24,8 +24,6 @@ export const policySchema = z.strictObject({
   readSecrets: z.boolean().default(false),
   /** The same for ConfigMaps (`rbac.readConfigMaps`). */
   readConfigMaps: z.boolean().default(false),
-  /** Image that brings the bridge into the Pods of stdio servers: the operator's own. Without one they cannot be hosted. */
-  bridgeImage: z.string().optional(),
   clusterDomain: z.string().min(1).default('cluster.local'),
   probe: z
     .strictObject({

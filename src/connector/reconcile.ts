@@ -24,6 +24,8 @@ export interface ReconcilerOptions {
   probes: ProbeScheduler;
   events: EventRecorder;
   context: Context;
+  /** Whether the caches hold all that there is in a namespace, and are kept in step with it. */
+  isOpen: (namespace: string) => boolean;
   /** Told when a server offers other tools than before. */
   onToolsChanged?: () => void;
   now?: () => Date;
@@ -35,6 +37,7 @@ export function createReconciler({
   probes,
   events,
   context,
+  isOpen,
   onToolsChanged,
   now = () => new Date(),
 }: ReconcilerOptions) {
@@ -43,8 +46,9 @@ export function createReconciler({
 
   return async function reconcile(key: Key, signal: AbortSignal): Promise<Outcome> {
     const connector = stores.connectors.get(key);
-    if (!connector || connector.metadata.deletionTimestamp || connector.spec.suspend) {
-      // Children go with their owner; of a suspended connector everything stays as it is.
+    const { metadata, spec } = connector ?? {};
+    if (!connector || metadata?.deletionTimestamp || spec?.suspend || !isOpen(connector.metadata.namespace)) {
+      // Children go with their owner; of a suspended connector, and where nobody may look, everything stays as it is.
       probes.set(key, undefined);
       return {};
     }

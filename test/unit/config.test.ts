@@ -43,6 +43,7 @@ describe('the settings', () => {
       host: undefined,
       port: 8080,
       workers: 16,
+      namespaces: [],
       podName: 'local',
       hotLoopPerMinute: 120,
       policy: policySchema.parse({}),
@@ -59,7 +60,8 @@ describe('the settings', () => {
       HEALTH_HOST: '127.0.0.1',
       HEALTH_PORT: '9090',
       WORKERS: '4',
-      WATCH_NAMESPACE: 'team',
+      WATCH_NAMESPACE: 'team, other',
+      BRIDGE_IMAGE: 'operator:1',
       POD_NAME: 'pod-1',
       POD_NAMESPACE: 'system',
       LEASE_NAME: 'operator',
@@ -71,7 +73,8 @@ describe('the settings', () => {
       host: '127.0.0.1',
       port: 9090,
       workers: 4,
-      namespace: 'team',
+      namespaces: ['team', 'other'],
+      bridgeImage: 'operator:1',
       podName: 'pod-1',
       podNamespace: 'system',
       leaseName: 'operator',
@@ -86,20 +89,34 @@ describe('the settings', () => {
       HEALTH_HOST: '127.0.0.1',
       HEALTH_PORT: '9090',
       WORKERS: '4',
-      WATCH_NAMESPACE: 'team',
+      WATCH_NAMESPACE: 'team,other',
+      BRIDGE_IMAGE: 'operator:1',
       CONFIG_FILE: file('clusterDomain: from.env'),
       LEASE_NAME: 'operator',
       LEASE_NAMESPACE: 'leases',
       HOT_LOOP: '60',
     };
     const where = ['--log-level', 'warn', '--host', '::1', '--port', '0', '--workers', '1', '--namespace', 'mine'];
-    const flags = [...where, '--lease', 'other', '--lease-namespace', 'there', '--hot-loop', '1'];
+    const flags = [
+      ...where,
+      '--namespace',
+      'too',
+      '--bridge-image',
+      'operator:2',
+      '--lease',
+      'other',
+      '--lease-namespace',
+      'there',
+      '--hot-loop',
+      '1',
+    ];
     expect(read([...flags, '--config', file('clusterDomain: from.flag')], env)).toMatchObject({
       logLevel: 'warn',
       host: '::1',
       port: 0,
       workers: 1,
-      namespace: 'mine',
+      namespaces: ['mine', 'too'],
+      bridgeImage: 'operator:2',
       leaseName: 'other',
       leaseNamespace: 'there',
       hotLoopPerMinute: 1,
@@ -121,7 +138,12 @@ describe('the settings', () => {
   });
 
   it('are of all namespaces when WATCH_NAMESPACE is empty, as a chart leaves it', () => {
-    expect(read([], { WATCH_NAMESPACE: '' }).namespace).toBeUndefined();
+    expect(read([], { WATCH_NAMESPACE: '' }).namespaces).toEqual([]);
+  });
+
+  it('name a namespace once, however often it is given', () => {
+    expect(read([], { WATCH_NAMESPACE: ' team,other , team' }).namespaces).toEqual(['team', 'other']);
+    expect(read(['--namespace', 'team', '--namespace', 'team']).namespaces).toEqual(['team']);
   });
 });
 
@@ -191,7 +213,15 @@ describe('a mistake', () => {
     [['--workers', '1.5'], {}, 'workers'],
     [['--log-level', 'loud'], {}, 'logLevel'],
     [[], { WORKERS: 'many' }, 'workers'],
-    [['--namespace', ''], {}, 'namespace'],
+    [['--namespace', ''], {}, 'namespaces.0'],
+    [['--namespace', 'a,b'], {}, 'namespaces.0'],
+    [[], { WATCH_NAMESPACE: ',' }, 'namespaces.0'],
+    [[], { WATCH_NAMESPACE: ' ' }, 'namespaces.0'],
+    [[], { WATCH_NAMESPACE: 'team,' }, 'namespaces.1'],
+    [[], { WATCH_NAMESPACE: 'team,Other' }, 'namespaces.1'],
+    [[], { WATCH_NAMESPACE: 'team-' }, 'namespaces.0'],
+    [[], { WATCH_NAMESPACE: 'x'.repeat(64) }, 'namespaces.0'],
+    [['--bridge-image', ''], {}, 'bridgeImage'],
     [['--lease', '', '--lease-namespace', 'x'], {}, 'leaseName'],
     [['--lease', 'x', '--lease-namespace', ''], {}, 'leaseNamespace'],
     [['--hot-loop', '0'], {}, 'hotLoopPerMinute'],
@@ -199,6 +229,12 @@ describe('a mistake', () => {
     [[], { HOT_LOOP: 'often' }, 'hotLoopPerMinute'],
   ])('in a setting, %j %j, names it', (args, env, path) => {
     expect(complaint(args, env)).toMatch(new RegExp(`^a flag or environment variable is not valid:\n {2}${path}: \\S`));
+  });
+
+  it('in a namespace tells what it should be and what it is', () => {
+    expect(complaint([], { WATCH_NAMESPACE: 'team,Other' })).toContain(
+      'namespaces.1: must be the name of a namespace, such as team-a (it is "Other")',
+    );
   });
 
   it('in where the Lease is says what to do', () => {
@@ -253,6 +289,7 @@ describe('--help', () => {
       '--allow-host NAME',
       '--allow-image PATTERN',
       '--namespace NAME',
+      '--bridge-image IMAGE',
       '--host ADDRESS',
       '--port PORT',
       '--workers N',
@@ -265,6 +302,7 @@ describe('--help', () => {
     const variables = [
       'CONFIG_FILE',
       'WATCH_NAMESPACE',
+      'BRIDGE_IMAGE',
       'HEALTH_HOST',
       'HEALTH_PORT',
       'WORKERS',
@@ -301,6 +339,7 @@ describe('regressions', () => {
     'CONFIG_FILE',
     'LEASE_NAME',
     'LEASE_NAMESPACE',
+    'BRIDGE_IMAGE',
     'HOT_LOOP',
   ])('takes an empty %s for none, as it does with WATCH_NAMESPACE', name => {
     expect(read([], { [name]: '' })).toEqual(read());

@@ -56,9 +56,13 @@ export function makePolicy(input: PolicyInput = {}): Policy {
   });
 }
 
-export function makeContext(input: PolicyInput = {}, operatorNamespace?: string): Context {
+export function makeContext(
+  input: PolicyInput = {},
+  where: Partial<Pick<Context, 'operatorNamespace' | 'bridgeImage'>> = {},
+): Context {
   const policy = makePolicy(input);
-  return { policy, guard: createGuard(policy.addressPolicy, async () => ['203.0.113.1']), operatorNamespace };
+  const guard = createGuard(policy.addressPolicy, async () => ['203.0.113.1']);
+  return { policy, guard, operatorNamespace: undefined, bridgeImage: undefined, ...where };
 }
 
 /** A client of which only the given calls work; any other call rejects, and so fails the test that makes it. */

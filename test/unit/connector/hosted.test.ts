@@ -7,8 +7,15 @@ import type { Plan } from '../../../src/connector/plan.ts';
 import type { PolicyInput } from '../../../src/connector/policy.ts';
 import { CREATED, makeConnector, makeContext, UID } from '../support.ts';
 
-function plan(spec: Partial<PersonalConnectorSpec> = {}, policy: PolicyInput = {}, name = 'clickup'): Plan {
-  return hosted.plan(makeConnector('aitronos_built', spec, { metadata: { name } }), makeContext(policy));
+function plan(
+  spec: Partial<PersonalConnectorSpec> = {},
+  { bridgeImage, ...policy }: PolicyInput & { bridgeImage?: string } = {},
+  name = 'clickup',
+): Plan {
+  return hosted.plan(
+    makeConnector('aitronos_built', spec, { metadata: { name } }),
+    makeContext(policy, { bridgeImage }),
+  );
 }
 
 const HASH = { 'connectors.aitronos.com/applied': expect.stringMatching(/^(clickup|my-service)\.[0-9a-f]{16}$/) };
@@ -208,7 +215,10 @@ describe('the children of a connector that says everything', () => {
       allowFrom: [{ namespaceSelector: { matchLabels: { team: 'chat' } } }, { ipBlock: { cidr: '10.0.0.0/8' } }],
     },
   };
-  const made = hosted.plan(makeConnector('aitronos_built', spec), makeContext(policy, 'operator-system'));
+  const made = hosted.plan(
+    makeConnector('aitronos_built', spec),
+    makeContext(policy, { operatorNamespace: 'operator-system' }),
+  );
   const [deployment, service, networkPolicy, budget] = made.children?.map(({ object }) => object) ?? [];
 
   it('are at the address that it names', () => {
@@ -802,7 +812,7 @@ describe('a spec that cannot be served', () => {
   });
 
   const STDIO = { image: 'r.example.com/teams', defaultVersion: '1.0', serverType: 'stdio', command: ['teams'] };
-  it.each<[string, Partial<PersonalConnectorSpec>, PolicyInput, string, string]>([
+  it.each<[string, Partial<PersonalConnectorSpec>, Parameters<typeof plan>[1], string, string]>([
     ['speaks websocket', { serverType: 'websocket' }, {}, 'InvalidSpec', 'spec.serverType websocket cannot be hosted'],
     [
       'says stdio of a server that the catalog knows to speak http',
@@ -823,7 +833,7 @@ describe('a spec that cannot be served', () => {
       {},
       { catalog: { clickup: STDIO } },
       'InvalidSpec',
-      "spec.serverType stdio cannot be hosted: have the operator's admin set bridgeImage",
+      "spec.serverType stdio cannot be hosted: have the operator's admin set BRIDGE_IMAGE",
     ],
     [
       'speaks stdio with an image of its own and no command',

@@ -23,6 +23,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
   const known: (string | undefined)[] = [];
   const results = new Map<string, ProbeResult>();
   const events: string[] = [];
+  const closed = new Set<string>();
   const put = (connector: PersonalConnector): void => {
     const { namespace, name } = connector.metadata;
     api.objects.set(`PersonalConnector ${namespace}/${name}`, connector);
@@ -45,6 +46,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
       flush: async () => {},
     },
     context: makeContext(policy),
+    isOpen: namespace => !closed.has(namespace),
     now: () => new Date('2026-03-01T10:00:00Z'),
   });
   /** Brings the caches up to date, as the watches would. */
@@ -67,6 +69,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
     known,
     results,
     events,
+    closed,
     put,
     watch,
     status,
@@ -207,6 +210,24 @@ describe('a connector that is not to be touched', () => {
     expect(await reconcile('mine')).toEqual({});
     expect([calls, probes.get('team/mine'), events]).toEqual([[], undefined, []]);
   });
+
+  it.each([
+    ['a remote one', remote()],
+    ['a hosted one', makeConnector('aitronos_built', {}, { metadata: { name: 'mine' } })],
+  ])(
+    'while its namespace is closed, %s is neither probed nor written, and is looked after when it opens',
+    async (_, connector) => {
+      const { reconcile, calls, probes, events, closed } = make([connector]);
+      closed.add('team');
+      probes.set('team/mine', {} as Target);
+      expect(await reconcile('mine')).toEqual({});
+      expect([calls, probes.get('team/mine'), events]).toEqual([[], undefined, []]);
+      closed.clear();
+      closed.add('other');
+      await reconcile('mine');
+      expect(calls.at(-1)).toMatch(/^apply PersonalConnector team.mine/);
+    },
+  );
 });
 
 describe('a status that cannot be written', () => {
