@@ -3,8 +3,8 @@ import { type Binary, resolveBinaries } from '../cluster/binaries.ts';
 
 /** What the tests of the chart and of what is applied by GitOps tools need, by project. */
 const TOOLS: Record<string, readonly Binary[]> = {
-  chart: ['helm', 'helm-unittest', 'helm-docs', 'kubeconform', 'kubectl'],
-  api: ['helm', 'kubectl'],
+  chart: ['helm', 'helm-unittest', 'helm-docs', 'kubeconform', 'kubectl', 'promtool'],
+  api: ['helm', 'kubectl', 'prometheus'],
 };
 
 export async function setup({ name }: { name: string }): Promise<void> {
