@@ -12,6 +12,7 @@ import { type Refusal, watchNamespaces } from './connector/namespaces.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
 import { createStores, watchChanges } from './connector/stores.ts';
+import { tally } from './connector/tally.ts';
 import { createClient } from './kube/client.ts';
 import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
@@ -21,22 +22,14 @@ import { createDialer } from './probe/dial.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
 import { createLimiter } from './probe/limiter.ts';
 import { createProbe } from './probe/mcp.ts';
+import { OUTCOMES } from './probe/outcome.ts';
 import { createResolver } from './probe/resolver.ts';
 import { createProbeScheduler } from './probe/schedule.ts';
 import { runProbeCommand } from './probe-command.ts';
 import { startController } from './runtime/controller.ts';
 import { startHealthServer } from './runtime/health.ts';
 import { createHotLoopGuard } from './runtime/hot-loop.ts';
-import {
-  controllerMetrics,
-  createRegistry,
-  hotLoopMetric,
-  leaderMetric,
-  probeMetrics,
-  queueMetrics,
-  reflectorMetrics,
-  toolsMetric,
-} from './runtime/metrics.ts';
+import { createMetrics } from './runtime/metrics.ts';
 import { createQueue, type Priority, type Queue } from './runtime/queue.ts';
 
 export interface Operator {
@@ -66,7 +59,6 @@ const IDENTITY = {
   client: { name: OPERATOR, version: packageJson.version },
   userAgent: `${OPERATOR}/${packageJson.version} (+${packageJson.homepage})`,
 };
-const CONTROLLER = 'personalconnector';
 const DRAIN_MS = 30_000;
 /** In a row, with back-off between them: the cache had the time to learn what is there. */
 const MOST_OVERTAKEN = 4;
@@ -81,17 +73,28 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const watching = new AbortController();
   const hard = new AbortController();
 
-  const registry = createRegistry();
-  const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader() });
+  const metrics = createMetrics({
+    version: packageJson.version,
+    election: config.leaseName ?? OPERATOR,
+    isLeader: () => isLeader(),
+    queue: () => queue,
+    connectors: () => tally(stores.connectors.values()),
+    probes: () => limiter,
+    watches: () =>
+      namespaces.reflectors.map(({ resource, lastProgress }) => ({
+        resource,
+        silentMs: performance.now() - lastProgress(),
+      })),
+    outcomes: Object.keys(OUTCOMES),
+  });
+  const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader(), observer: metrics.api });
   const client = createClient(transport);
   let election: Election | undefined;
   let controller: { done: Promise<void> } | undefined;
   const alone = config.leaseName === undefined;
   const isLeader = (): boolean => alone || (election?.isLeader() ?? false);
-  leaderMetric(registry, config.leaseName ?? OPERATOR, isLeader);
 
-  const queue: Queue = createQueue(queueMetrics(registry, CONTROLLER, () => queue));
-  const countHotLoop = hotLoopMetric(registry, CONTROLLER);
+  const queue: Queue = createQueue(metrics.queue);
   const hotLoops = createHotLoopGuard({
     perMinute: config.hotLoopPerMinute,
     inputOf: key => {
@@ -99,7 +102,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       return `${generation} ${annotations?.[ANNOTATION.recheck]}`;
     },
     onHot({ key, reconciles, causes }) {
-      countHotLoop();
+      metrics.hotLoop();
       log.warn(
         { key, reconciles, causes },
         'reconciled over and over although its spec did not change: something undoes what the operator does, or what it waits for changes all the time; it is slowed down to once a second for the rest of the minute',
@@ -125,7 +128,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     limiter,
     onResult: key => wake(key, 'probe'),
     onError: error => log.error({ error: describeError(error) }, 'the outcome of a probe could not be taken in'),
-    observer: probeMetrics(registry, limiter),
+    observer: metrics.probes,
   });
   const events = createEventRecorder({
     client,
@@ -151,7 +154,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     signal: watching.signal,
     onError: (resource, error) =>
       log.warn({ resource, error: describeError(error) }, 'a watch had trouble; it goes on'),
-    observer: reflectorMetrics(registry),
+    observer: metrics.reflector,
     enqueue,
     onTurn(namespace, isOpen) {
       if (synced && isOpen) log.info({ namespace }, 'the namespace may be looked at: its connectors are looked after');
@@ -167,7 +170,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     host: config.host,
     port: config.port,
     alive: () => {
-      const dead = namespaces.reflectors.find(
+      const dead = namespaces.needed.find(
         // A server that says no is alive, and so is who asks it.
         ({ standing, lastProgress }) => standing() !== 'refused' && performance.now() - lastProgress() > WATCH_DEAD_MS,
       );
@@ -178,7 +181,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       if (!synced) return 'the caches are not filled yet';
       return alone || election?.hasSeen() ? undefined : `the Lease ${config.leaseName} could not be read or made yet`;
     },
-    metrics: registry,
+    metrics: metrics.registry,
   });
 
   const reconcile = createReconciler({
@@ -188,7 +191,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     events,
     context: { policy, guard, operatorNamespace: config.podNamespace, bridgeImage: config.bridgeImage },
     isOpen: namespaces.isOpen,
-    onToolsChanged: toolsMetric(registry),
+    onToolsChanged: metrics.toolsChanged,
   });
   const ready = namespaces.ready.then(() => {
     if (watching.signal.aborted) return;
@@ -216,7 +219,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
         log[expected ? 'debug' : 'error'](details, 'a reconcile failed; it is tried again');
       },
       retryAfter: retryAfterOf,
-      observer: controllerMetrics(registry, CONTROLLER),
+      observer: metrics.controller,
       hotLoops,
     });
     for (const connector of stores.connectors.values()) queue.add(keyOf(connector), 'low');

@@ -48,8 +48,9 @@ export interface Namespaces {
    * of a namespace that is not open lack may be there all the same.
    */
   isOpen(namespace: string): boolean;
-  /** What no namespace is worked on without. */
   reflectors: readonly Reflector[];
+  /** Those that no namespace is worked on without. */
+  needed: readonly Reflector[];
   /** Resolves when all have stopped after the signal. */
   done: Promise<void>;
 }
@@ -114,12 +115,12 @@ export function watchNamespaces(stores: Stores, options: NamespacesOptions): Nam
   }
 
   const all = [...scopes.values()];
+  const reflectors = all.flatMap(({ needed, beside }) => [...needed, ...beside]);
   return {
     ready,
     isOpen: namespace => (scopes.get(namespace) ?? scopes.get(undefined))?.isOpen() ?? false,
-    reflectors: all.flatMap(({ needed }) => needed),
-    done: Promise.all(all.flatMap(({ needed, beside }) => [...needed, ...beside]).map(({ done }) => done)).then(
-      () => {},
-    ),
+    reflectors,
+    needed: all.flatMap(({ needed }) => needed),
+    done: Promise.all(reflectors.map(({ done }) => done)).then(() => {}),
   };
 }

@@ -51,6 +51,12 @@ export interface TransportOptions {
   /** Asked in the moment in which a write goes to its socket, after any wait for a connection. Absent: always. */
   mayWrite?: () => boolean;
   now?: () => number;
+  observer?: TransportObserver;
+}
+
+export interface TransportObserver {
+  /** A request was answered with the status `code`, or with none (undefined). */
+  requested(method: ApiRequest['method'], code: number | undefined, seconds: number): void;
 }
 
 /** Each has connections of its own: renewals of the Lease (unfenced) do not wait behind other calls. */
@@ -67,7 +73,7 @@ interface Connection extends Record<Lane, Dispatcher> {
 /** Makes a transport to the current cluster of a kubeconfig. Throws when the kubeconfig names no cluster. */
 export function createTransport(
   kubeConfig: KubeConfig,
-  { userAgent, mayWrite = () => true, now = () => performance.now() }: TransportOptions,
+  { userAgent, mayWrite = () => true, now = () => performance.now(), observer }: TransportOptions,
 ): Transport {
   const cluster = kubeConfig.getCurrentCluster();
   if (!cluster) throw new Error('kubeconfig: the current context names no cluster; set one, or set KUBECONFIG');
@@ -138,6 +144,8 @@ export function createTransport(
 
   async function send(request: ApiRequest, lane: Lane, signal: AbortSignal, again = false) {
     const used = await within(signal, connection());
+    const start = now();
+    const observe = (code?: number): void => observer?.requested(request.method, code, (now() - start) / 1000);
     const response = await within(
       signal,
       used[lane].request({
@@ -153,9 +161,13 @@ export function createTransport(
         signal,
       }),
     ).catch(error => {
-      if (!(error instanceof NotLeading)) distrust(used);
+      if (!(error instanceof NotLeading)) {
+        distrust(used);
+        observe();
+      }
       throw error;
     });
+    observe(response.statusCode);
     if (response.statusCode < 400) return response.body;
     const text = await response.body.text();
     if (response.statusCode === 401) {

@@ -12,6 +12,8 @@ export interface Limiter {
   running(): number;
   /** How many wait for one. */
   waiting(): number;
+  /** How long the one has waited that waits longest; 0 if nobody does. */
+  longestWaitMs(): number;
 }
 
 export interface LimiterOptions {
@@ -63,8 +65,9 @@ export function createLimiter(options: LimiterOptions): Limiter {
   const open = new Set<Host>();
   /** When the buckets that are not full will be, by host, in the order of their last start. */
   const spent = new Map<string, number>();
+  /** Who waits, and since when; who has waited longest comes first. */
+  const waiting = new Map<Waiter, number>();
   let running = 0;
-  let waiting = 0;
 
   /** Serves all who can start. */
   function serve(): void {
@@ -134,7 +137,7 @@ export function createLimiter(options: LimiterOptions): Limiter {
     else tenant.lines.set(host, new Set([waiter]));
     turns.add(tenant);
     host.waiting += 1;
-    waiting += 1;
+    waiting.set(waiter, now());
     look(host);
   }
 
@@ -144,7 +147,7 @@ export function createLimiter(options: LimiterOptions): Limiter {
     if (line?.size === 0) tenant.lines.delete(host);
     if (tenant.lines.size === 0) turns.delete(tenant);
     host.waiting -= 1;
-    waiting -= 1;
+    waiting.delete(waiter);
     look(host);
   }
 
@@ -198,6 +201,10 @@ export function createLimiter(options: LimiterOptions): Limiter {
       });
     },
     running: () => running,
-    waiting: () => waiting,
+    waiting: () => waiting.size,
+    longestWaitMs() {
+      for (const since of waiting.values()) return now() - since;
+      return 0;
+    },
   };
 }

@@ -57,3 +57,24 @@ export type Outcome =
   | { kind: 'credentials-missing'; why: string }
   /** The probe itself failed in a way that says nothing of the server. */
   | { kind: 'broken'; why: string };
+
+/** What each kind means to people. The metrics page is generated from it. */
+export const OUTCOMES: Readonly<Record<Outcome['kind'], string>> = {
+  answered: 'It speaks MCP and told what it is.',
+  busy: 'It speaks MCP, and serves somebody else at the moment.',
+  unauthorized: 'It wants its users to authorize, or rejects the credentials that it was shown.',
+  'insufficient-scope': 'The credentials lack a scope that it wants.',
+  'rate-limited': 'It asked to be left alone for a while.',
+  'http-error': 'It answered with an HTTP status that is an error.',
+  redirected: 'It redirects elsewhere.',
+  'not-mcp': 'What answered does not speak MCP.',
+  'protocol-mismatch': 'It speaks no revision of MCP that the operator knows.',
+  dns: 'Its host name does not resolve.',
+  refused: 'Nothing listens at the address.',
+  reset: 'The connection broke before an answer came.',
+  tls: 'Its certificate cannot be trusted.',
+  timeout: 'No answer came in time.',
+  'address-denied': 'The address policy forbids to connect.',
+  'credentials-missing': 'A Secret or ConfigMap that the probe needs is missing, lacks a key, or may not be read.',
+  broken: 'The probe itself failed; that says nothing of the server.',
+};

@@ -35,6 +35,7 @@ describe('what is generated from the CRD', () => {
       'docs/reference/personalconnector.md',
       'docs/reference/conditions.md',
       'docs/reference/catalog.md',
+      'docs/reference/metrics.md',
       'docs/reliability.md',
     ]);
     for (const [path, text] of Object.entries(generated)) {

@@ -298,7 +298,12 @@ describe('the children of a connector that says everything', () => {
             { podSelector: {} },
             {
               namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': 'operator-system' } },
-              podSelector: { matchLabels: { 'app.kubernetes.io/name': 'personal-connector-operator' } },
+              podSelector: {
+                matchLabels: {
+                  'app.kubernetes.io/component': 'operator',
+                  'app.kubernetes.io/name': 'personal-connector-operator',
+                },
+              },
             },
             { namespaceSelector: { matchLabels: { team: 'chat' } } },
             { ipBlock: { cidr: '10.0.0.0/8' } },

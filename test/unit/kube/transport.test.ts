@@ -14,7 +14,12 @@ import { createServer as createTls } from 'node:tls';
 import { KubeConfig } from '@kubernetes/client-node';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { ApiError, NotLeading } from '../../../src/kube/errors.ts';
-import { type ApiRequest, createTransport, type Transport } from '../../../src/kube/transport.ts';
+import {
+  type ApiRequest,
+  createTransport,
+  type Transport,
+  type TransportObserver,
+} from '../../../src/kube/transport.ts';
 import { createAuthority } from '../../cluster/certificates.ts';
 import { closedPort, startHttp, type TestServer } from '../../support/servers.ts';
 
@@ -29,6 +34,7 @@ interface Options {
   user?: Record<string, unknown>;
   now?: () => number;
   mayWrite?: () => boolean;
+  observer?: TransportObserver;
 }
 
 const userOf = (user: Record<string, unknown>) => ({
@@ -40,7 +46,7 @@ const userOf = (user: Record<string, unknown>) => ({
 
 async function connect(
   handler: RequestListener,
-  { path = '', user = {}, now, mayWrite }: Options = {},
+  { path = '', user = {}, now, mayWrite, observer }: Options = {},
 ): Promise<{ server: TestServer; transport: Transport; kubeConfig: KubeConfig }> {
   const server = await startHttp(handler);
   closing.push(server.close);
@@ -52,6 +58,7 @@ async function connect(
     userAgent: 'the-operator/1.0',
     ...(now && { now }),
     ...(mayWrite && { mayWrite }),
+    ...(observer && { observer }),
   });
   closing.push(transport.close);
   return { server, transport, kubeConfig };
@@ -709,6 +716,37 @@ describe('a transport', () => {
     expect(await call).toMatchObject({ message });
     await expect(transport.call({ method: 'GET', path: '/x', signal: live() })).rejects.toThrow(message);
     expect(server.requests).toEqual([]);
+  });
+
+  it('tells of each request that it sent how it was answered, and after which time', async () => {
+    const told: unknown[] = [];
+    const state = { now: 0, mayWrite: true };
+    const { transport } = await connect(
+      (request, response) => {
+        state.now += 250;
+        if (request.url === '/broken') request.socket.destroy();
+        else void answer(request.url === '/conflict' ? 409 : 200, '{}')(request, response);
+      },
+      {
+        now: () => state.now,
+        mayWrite: () => state.mayWrite,
+        observer: { requested: (...request) => told.push(request) },
+      },
+    );
+    const call = (method: ApiRequest['method'], path: string): Promise<unknown> =>
+      transport.call({ method, path, signal: live() }).catch(failure);
+    await call('GET', '/');
+    await call('PATCH', '/conflict');
+    await call('GET', '/broken');
+    for await (const _ of await transport.stream({ method: 'GET', path: '/watch', signal: live() }));
+    state.mayWrite = false;
+    expect(await call('POST', '/')).toBeInstanceOf(NotLeading);
+    expect(told).toEqual([
+      ['GET', 200, 0.25],
+      ['PATCH', 409, 0.25],
+      ['GET', undefined, 0.25],
+      ['GET', 200, 0.25],
+    ]);
   });
 
   it('can be closed before it was used', async () => {

@@ -53,6 +53,24 @@ describe('slots', () => {
     expect(counts()).toEqual([0, 0]);
   });
 
+  it('tell how long the one has waited that waits longest', async () => {
+    const { limiter, ask, asks, release } = make({ total: 1, perHost: 1 });
+    expect(limiter.longestWaitMs()).toBe(0);
+    await asks('a');
+    await pass(500);
+    expect(limiter.longestWaitMs()).toBe(0);
+    const impatient = new AbortController();
+    void ask('b', 'b', impatient.signal).catch(() => {});
+    await pass(1_000);
+    await asks('c', 'd');
+    await pass(250);
+    expect(limiter.longestWaitMs()).toBe(1_250);
+    impatient.abort();
+    expect(limiter.longestWaitMs()).toBe(250);
+    for (const name of ['a', 'c', 'd']) await release(name);
+    expect(limiter.longestWaitMs()).toBe(0);
+  });
+
   it('are so many at a time for a host, and others pass those that wait for it', async () => {
     const { got, ask, release } = make({ total: 10, perHost: 1 });
     for (const name of ['a', 'b', 'c']) void ask(name, name === 'c' ? 'other' : 'one');
