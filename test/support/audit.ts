@@ -9,25 +9,31 @@ export interface Audited {
   name: string | undefined;
   code: number;
   userAgent: string;
+  user: string;
 }
 
 const WRITES = new Set(['create', 'update', 'patch', 'delete', 'deletecollection']);
 
-/** The operator's requests in a namespace, in order. */
-export function operatorRequests(auditLog: string, namespace: string): Audited[] {
+/** All requests, in order. */
+export function requests(auditLog: string): Audited[] {
   return (
     readFileSync(auditLog, 'utf8')
       .split('\n')
       // The API server may still be writing the last line.
       .slice(0, -1)
       .map(line => {
-        const { verb, objectRef = {}, responseStatus = {}, userAgent = '' } = JSON.parse(line);
-        const { resource = '', subresource, namespace: ns, name } = objectRef;
-        return { verb, resource, subresource, namespace: ns, name, code: responseStatus.code ?? 0, userAgent };
+        const { verb, objectRef = {}, responseStatus = {}, userAgent = '', user = {} } = JSON.parse(line);
+        const { resource = '', subresource, namespace, name } = objectRef;
+        const { code = 0 } = responseStatus;
+        return { verb, resource, subresource, namespace, name, code, userAgent, user: user.username ?? '' };
       })
-      .filter(
-        ({ userAgent, namespace: ns }) => userAgent.startsWith('personal-connector-operator/') && ns === namespace,
-      )
+  );
+}
+
+/** The operator's requests in a namespace, in order. */
+export function operatorRequests(auditLog: string, namespace: string): Audited[] {
+  return requests(auditLog).filter(
+    ({ userAgent, namespace: ns }) => userAgent.startsWith('personal-connector-operator/') && ns === namespace,
   );
 }
 
