@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { CONDITIONS, REASONS } from '../src/api/connector.ts';
 import { catalogEntrySchema } from '../src/connector/catalog.ts';
 import { chartYaml } from './artifact-hub.ts';
+import { gitopsFiles } from './gitops.ts';
 import { metricsPage } from './metrics.ts';
 import { reliabilityPage } from './reliability.ts';
 import { valuesSchemaText } from './values-schema.ts';
@@ -72,6 +73,7 @@ export async function generate(): Promise<Record<string, string>> {
     'docs/reference/catalog.md': catalogPage(),
     'docs/reference/metrics.md': metricsPage(NOTICE),
     'docs/reliability.md': reliabilityPage(NOTICE),
+    ...gitopsFiles(),
   };
 }
 

@@ -145,6 +145,11 @@ const groups = {
     ldflags: NO_FLAGS,
     minutes: {},
   },
+  gitops: {
+    packages: { 'gitops-health': '.' },
+    ldflags: NO_FLAGS,
+    minutes: { 'gitops-health': 1 },
+  },
 } satisfies Record<string, Group>;
 
 export type Binary =
@@ -162,7 +167,8 @@ export type Binary =
   | 'prometheus'
   | 'promtool'
   | 'helm-unittest'
-  | 'helm-docs';
+  | 'helm-docs'
+  | 'gitops-health';
 
 /** `${XDG_CACHE_HOME:-~/.cache}/personal-connector-operator`. */
 export function cacheDir(): string {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { load } from 'js-yaml';
 import { describe, expect, it } from 'vitest';
 import { generate } from '../../../scripts/generate.ts';
+import { gitopsFiles } from '../../../scripts/gitops.ts';
 import { CONDITIONS, REASONS } from '../../../src/api/connector.ts';
 
 const root = join(import.meta.dirname, '..', '..', '..');
@@ -37,6 +38,7 @@ describe('what is generated from the CRD', () => {
       'docs/reference/catalog.md',
       'docs/reference/metrics.md',
       'docs/reliability.md',
+      ...Object.keys(gitopsFiles()),
     ]);
     for (const [path, text] of Object.entries(generated)) {
       expect(readFileSync(join(root, path), 'utf8'), path).toBe(text);

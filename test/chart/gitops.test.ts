@@ -1,0 +1,155 @@
+/** What GitOps tools make of connectors: Argo CD, Flux and kstatus by their own libraries (test/cluster/go/gitops). */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { load, loadAll } from 'js-yaml';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { HEALTH } from '../../scripts/gitops.ts';
+import { resolveBinaries } from '../cluster/binaries.ts';
+import { run } from '../cluster/process.ts';
+import { STATES, type State } from './states.ts';
+
+const GITOPS = 'manifests/gitops';
+const read = (...path: string[]): string => readFileSync(join(...path), 'utf8');
+
+interface Verdict {
+  status?: string;
+  message?: string;
+  error?: string;
+}
+type Answer = Record<'argocd' | 'flux' | 'kstatus', Verdict>;
+
+interface HealthCheck {
+  apiVersion: string;
+  kind: string;
+  inProgress: string;
+  failed: string;
+  current: string;
+}
+
+const kustomization = load(read(GITOPS, 'flux/kustomization.yaml')) as { spec: { healthCheckExprs: [HealthCheck] } };
+const [flux] = kustomization.spec.healthCheckExprs;
+
+async function ask(objects: unknown[], exprs: Partial<HealthCheck> = flux): Promise<Answer[]> {
+  const signal = AbortSignal.timeout(60_000);
+  const { 'gitops-health': program } = await resolveBinaries(['gitops-health'], { signal, progress: console.log });
+  const input = JSON.stringify({ lua: read(HEALTH, 'health.lua'), flux: exprs, objects });
+  return JSON.parse(await run(program, [], { signal, input })) as Answer[];
+}
+
+const told = new Map<State, Answer>();
+beforeAll(async () => {
+  const answers = await ask(STATES.map(({ connector }) => connector));
+  for (const [index, state] of STATES.entries()) told.set(state, answers[index] as Answer);
+});
+
+describe('kstatus', () => {
+  it.each(STATES)('calls $name $kstatus', state => {
+    expect(told.get(state)?.kstatus).toMatchObject({ status: state.kstatus });
+  });
+
+  it('takes an object without status for Current, which is why the CRD gives it a first one', async () => {
+    const { status: _, ...bare } = (STATES[0] as State).connector;
+    const [answer] = await ask([bare]);
+    expect(answer?.kstatus.status).toBe('Current');
+  });
+});
+
+describe('Flux', () => {
+  it('asks its expressions about connectors', () => {
+    expect(flux).toMatchObject({ apiVersion: 'connectors.aitronos.com/v1', kind: 'PersonalConnector' });
+  });
+
+  it.each(STATES.map(state => [state.name, state.flux ?? state.kstatus, state] as const))(
+    'calls %s %s by its expressions',
+    (_name, expected, state) => {
+      expect(told.get(state)?.flux).toEqual({ status: expected });
+    },
+  );
+
+  it('fails at once on whatever is wrong, where the page says how', async () => {
+    const [, failed] = /^ *failed: (.*Ready.*)$/m.exec(read('docs/gitops.md')) ?? [];
+    const answers = await ask(
+      STATES.map(({ connector }) => connector),
+      { ...flux, failed: failed ?? '' },
+    );
+    for (const [index, { name, argocd, flux: byFlux, kstatus }] of STATES.entries()) {
+      const expected = argocd?.status === 'Degraded' ? 'Failed' : (byFlux ?? kstatus);
+      expect(answers[index]?.flux, name).toEqual({ status: expected });
+    }
+  });
+});
+
+describe('Argo CD', () => {
+  const table = load(read(HEALTH, 'health_test.yaml')) as {
+    tests: { healthStatus: Verdict; inputPath: string }[];
+  };
+
+  it.each(table.tests)('says of $inputPath: $healthStatus.status', async ({ healthStatus, inputPath }) => {
+    const [answer] = await ask([load(read(HEALTH, inputPath))]);
+    expect(answer?.argocd).toEqual(healthStatus);
+  });
+
+  it('has a test of each state of which it asks its script', () => {
+    const asked = STATES.filter(({ argocd }) => argocd).map(({ name }) => `testdata/${name}.yaml`);
+    expect(table.tests.map(({ inputPath }) => inputPath)).toEqual(asked);
+    expect(new Set(table.tests.map(({ healthStatus }) => healthStatus.status))).toEqual(
+      new Set(['Healthy', 'Progressing', 'Degraded', 'Suspended']),
+    );
+  });
+
+  it('is told the same by the ConfigMap', () => {
+    const { data } = load(read(GITOPS, 'argocd/argocd-cm.yaml')) as { data: Record<string, string> };
+    expect(data).toEqual({
+      'resource.customizations.health.connectors.aitronos.com_PersonalConnector': read(HEALTH, 'health.lua'),
+    });
+  });
+
+  it('never fails, whatever the object looks like', async () => {
+    const odd = fc.oneof(
+      { maxDepth: 2 },
+      fc.constantFrom(null, '', '1', 1, -1, 1.5, true, [], {}, [null], 'True', 'Ready'),
+      fc.jsonValue(),
+    );
+    const some = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
+    const condition = fc.record({
+      type: fc.oneof(fc.constant('Ready'), fc.constant('Stalled'), odd),
+      status: some(fc.oneof(fc.constantFrom('True', 'False', 'Unknown'), odd)),
+      reason: some(fc.oneof(fc.constant('Maintenance'), odd)),
+      message: some(fc.oneof(fc.constant('words'), odd)),
+    });
+    const object = fc.record({
+      apiVersion: fc.constant('connectors.aitronos.com/v1'),
+      kind: fc.constant('PersonalConnector'),
+      metadata: fc.record({ name: fc.constant('odd'), generation: some(fc.oneof(fc.constant(1), odd)) }),
+      spec: some(fc.oneof(fc.record({ suspend: some(fc.oneof(fc.boolean(), odd)) }), odd)),
+      status: some(
+        fc.oneof(
+          fc.record({
+            observedGeneration: some(fc.oneof(fc.constant(1), odd)),
+            conditions: some(fc.oneof(fc.array(fc.oneof(condition, odd)), odd)),
+          }),
+          odd,
+        ),
+      ),
+    });
+    const objects = fc.sample(object, 2_000);
+    const answers = await ask(objects);
+    const failures = answers.flatMap(({ argocd }, index) => (argocd.error ? [[argocd.error, objects[index]]] : []));
+    expect(failures).toEqual([]);
+    expect(new Set(answers.map(({ argocd }) => argocd.status)).size).toBe(4);
+  });
+});
+
+describe('the samples', () => {
+  const all = (path: string) =>
+    loadAll(read(GITOPS, path)) as { kind: string; metadata: { name: string }; spec: object }[];
+
+  it('let Argo CD ignore no difference', () => {
+    for (const { kind, spec } of all('argocd/application.yaml')) {
+      expect(kind).toBe('Application');
+      expect(spec).toMatchObject({ syncPolicy: { syncOptions: expect.arrayContaining(['ServerSideApply=true']) } });
+      expect(spec).not.toHaveProperty('ignoreDifferences');
+    }
+  });
+});
