@@ -150,6 +150,7 @@ const groups = {
     ldflags: NO_FLAGS,
     minutes: { 'gitops-health': 1 },
   },
+  netpol: { packages: { netpol: '.' }, ldflags: NO_FLAGS, minutes: { netpol: 2 } },
 } satisfies Record<string, Group>;
 
 export type Binary =
@@ -168,7 +169,8 @@ export type Binary =
   | 'promtool'
   | 'helm-unittest'
   | 'helm-docs'
-  | 'gitops-health';
+  | 'gitops-health'
+  | 'netpol';
 
 /** `${XDG_CACHE_HOME:-~/.cache}/personal-connector-operator`. */
 export function cacheDir(): string {
