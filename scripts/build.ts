@@ -5,13 +5,22 @@ import { build } from 'esbuild';
 
 const root = dirname(import.meta.dirname);
 
-/** Writes dist/operator.mjs and dist/bridge.mjs, and gives their folder. */
-export async function bundle(): Promise<string> {
-  const outdir = join(root, 'dist');
-  rmSync(outdir, { recursive: true, force: true });
-  await build({
+export interface Bundle {
+  /** dist: operator.mjs, bridge.mjs, and the comments about licences that were in their sources. */
+  dir: string;
+  /** The packages whose code is in them, as package-lock.json calls them: `node_modules/…`, sorted. */
+  packages: string[];
+}
+
+/** Writes dist/operator.mjs and dist/bridge.mjs. */
+export async function bundle(): Promise<Bundle> {
+  const dir = join(root, 'dist');
+  rmSync(dir, { recursive: true, force: true });
+  const { metafile } = await build({
     entryPoints: { operator: join(root, 'src', 'main.ts'), bridge: join(root, 'src', 'bridge', 'main.ts') },
-    outdir,
+    // Comments in the output name the sources by their path from here.
+    absWorkingDir: root,
+    outdir: dir,
     outExtension: { '.js': '.mjs' },
     bundle: true,
     platform: 'node',
@@ -19,17 +28,23 @@ export async function bundle(): Promise<string> {
     format: 'esm',
     minifySyntax: true,
     legalComments: 'external',
+    metafile: true,
     logLevel: 'error',
     // CommonJS dependencies ask for Node's own modules by `require`.
     banner: {
       js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
     },
   });
-  return outdir;
+  const files = Object.values(metafile.outputs).flatMap(({ inputs }) =>
+    Object.keys(inputs).filter(file => (inputs[file]?.bytesInOutput ?? 0) > 0),
+  );
+  // Of a package within a package, the inner one.
+  const packages = files.map(file => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0]);
+  return { dir, packages: [...new Set(packages.filter(name => name !== undefined))].sort() };
 }
 
 if (import.meta.main) {
-  const dir = await bundle();
+  const { dir } = await bundle();
   for (const name of readdirSync(dir).filter(name => name.endsWith('.mjs')))
     console.log(`${join(dir, name)}: ${(statSync(join(dir, name)).size / 1e6).toFixed(2)} MB`);
 }

@@ -19,6 +19,7 @@ const tasks = {
   check: ['scripts/check.ts'],
   fix: ['scripts/check.ts', '--fix'],
   build: ['scripts/build.ts'],
+  sbom: ['scripts/sbom.ts'],
   generate: ['scripts/generate.ts'],
   'generate:chart': ['scripts/install.ts'],
   operator: [isPublished ? 'dist/operator.mjs' : 'src/main.ts'],

@@ -219,7 +219,7 @@ async function sessions(): Promise<object> {
 
 /** What the bridge itself takes, and what it takes to bring it. */
 async function injection(): Promise<object> {
-  const dist = await bundle();
+  const { dir: dist } = await bundle();
   const folder = mkdtempSync(join(tmpdir(), 'pco-bridge-'));
   try {
     const since = performance.now();

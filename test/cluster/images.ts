@@ -17,7 +17,6 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { createRequire } from 'node:module';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cacheDir, type Progress } from './binaries.ts';
@@ -47,28 +46,41 @@ export interface ImageSource {
   buildArgs?: Record<string, string>;
   /** Build argument → the base image that it names. */
   bases?: Record<string, BaseName>;
+  /** This machine's, if absent. What RUN steps start must run here all the same. */
+  architecture?: Architecture;
 }
+
+/** As OCI, Debian and Go call it. */
+export type Architecture = 'amd64' | 'arm64';
+
+export const OWN_ARCHITECTURE = process.arch === 'x64' ? 'amd64' : (process.arch as Architecture);
 
 const REPOSITORY = 'localhost/personal-connector-operator';
 
 interface Base {
   /** Debian packages; what they depend on comes with them. */
   packages: readonly string[];
+  architecture?: Architecture;
   node?: true;
   python?: true;
   /** For build stages: a shell, and npm when there is Node. */
   builds?: true;
 }
 
+const NODE_LIBRARIES = ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1'];
+
 /**
- * What a Dockerfile's FROM may name. `node`: Node 26 at /usr/bin/node and what it links to. `python`: the
- * distribution's python3. Neither has a shell; their `-build` siblings have one (busybox), and npm or venv with pip.
+ * What a Dockerfile's FROM may name. `node`: Node 26 in /usr/local, where Node's own images have it, and what it links
+ * to. `python`: the distribution's python3. Neither has a shell; their `-build` siblings have one (busybox), and npm or
+ * venv with pip.
  */
 const bases = {
   pause: { packages: ['busybox-static'] },
-  node: { packages: ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'ca-certificates'], node: true },
+  node: { packages: [...NODE_LIBRARIES, 'ca-certificates'], node: true },
+  'node-amd64': { packages: NODE_LIBRARIES, node: true, architecture: 'amd64' },
+  'node-arm64': { packages: NODE_LIBRARIES, node: true, architecture: 'arm64' },
   'node-build': {
-    packages: ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'ca-certificates', 'busybox-static'],
+    packages: [...NODE_LIBRARIES, 'ca-certificates', 'busybox-static'],
     node: true,
     builds: true,
   },
@@ -81,32 +93,17 @@ export type BaseName = keyof typeof bases;
 /** Builds an image unless the cache has it for the same Dockerfile, context, arguments and bases. */
 export async function buildImage(source: ImageSource, options: BuildOptions): Promise<Image> {
   const { name, dockerfile, context } = source;
-  const baseArgs = Object.entries(source.bases ?? {}).map(([arg, base]) => [arg, baseReference(base)]);
-  const buildArgs = { ...source.buildArgs, ...Object.fromEntries(baseArgs) };
-  const key = hash([readFileSync(dockerfile), JSON.stringify(buildArgs), ...contents(context)]);
+  const key = hash([readFileSync(dockerfile), JSON.stringify(argumentsOf(source)), ...contents(context)]);
   const image = `${REPOSITORY}/${name}:${key}`;
   const archive = join(cacheDir(), 'images', `${name}@${key}.tar`);
   if (existsSync(archive)) return { image, archive };
 
-  await ensurePackages(['buildah', 'ca-certificates'], options);
-  using _ = await lock(join(storage(), 'lock'), options.signal, () => {
-    options.progress('another process is building images…');
-  });
+  using store = await openStore(options);
   if (existsSync(archive)) return { image, archive };
-  using temporary = temporaryDir();
-  for (const base of new Set(Object.values(source.bases ?? {}))) await makeBase(base, temporary.path, options);
-
   const started = Date.now();
-  options.progress(`building the image ${name}…`);
-  const args = [
-    ...(await registryMounts(source, temporary.path, options)),
-    ...Object.entries(buildArgs).flatMap(([arg, value]) => ['--build-arg', `${arg}=${value}`]),
-  ];
-  await build([...args, '-t', image, '-f', dockerfile, context], temporary.path, options);
-  const made = join(temporary.path, 'image.tar');
+  const made = join(store.temporary, 'image.tar');
   // Not oci-archive: buildah compresses its layers whatever it is told, which costs time here and again in the node.
-  await buildah(['push', image, `docker-archive:${made}:${image}`], temporary.path, options);
-  await buildah(['rmi', image], temporary.path, options);
+  await make(source, image, `docker-archive:${made}:${image}`, store.temporary, options);
   mkdirSync(dirname(archive), { recursive: true });
   for (const other of readdirSync(dirname(archive))) {
     if (other.startsWith(`${name}@`)) rmSync(join(dirname(archive), other));
@@ -114,6 +111,61 @@ export async function buildImage(source: ImageSource, options: BuildOptions): Pr
   renameSync(made, archive);
   options.progress(`built the image ${name} in ${Math.round((Date.now() - started) / 1_000)} s`);
   return { image, archive };
+}
+
+/** Builds an image, whatever the cache has, into an OCI archive: what a registry would get, byte by byte. */
+export async function exportImage(source: ImageSource, archive: string, options: BuildOptions): Promise<void> {
+  using store = await openStore(options);
+  await make(source, `${REPOSITORY}/${source.name}:export`, `oci-archive:${archive}`, store.temporary, options);
+}
+
+function argumentsOf({ buildArgs, bases = {} }: ImageSource): Record<string, string> {
+  return {
+    ...buildArgs,
+    ...Object.fromEntries(Object.entries(bases).map(([arg, base]) => [arg, baseReference(base)])),
+  };
+}
+
+/** Builds an image, pushes it to where it is wanted, and leaves nothing of it but its bases. */
+async function make(
+  source: ImageSource,
+  image: string,
+  to: string,
+  temporary: string,
+  options: BuildOptions,
+): Promise<void> {
+  const { name, dockerfile, context, bases = {}, architecture = OWN_ARCHITECTURE } = source;
+  for (const base of new Set(Object.values(bases))) await makeBase(base, temporary, options);
+  options.progress(`building the image ${name}…`);
+  const args = [
+    ...(await registryMounts(source, temporary, options)),
+    ...Object.entries(argumentsOf(source)).flatMap(([arg, value]) => ['--build-arg', `${arg}=${value}`]),
+    // Images of one content have one digest, whenever they are built and by which version of buildah.
+    ...['--timestamp', '0', '--identity-label=false', '--platform', `linux/${architecture}`],
+  ];
+  await build([...args, '-t', image, '-f', dockerfile, context], temporary, options);
+  await buildah(['push', image, to], temporary, options);
+  await buildah(['rmi', image], temporary, options);
+}
+
+/** What is built with: nobody else builds meanwhile. */
+async function openStore(options: BuildOptions): Promise<Disposable & { temporary: string }> {
+  await ensurePackages(['buildah', 'ca-certificates'], options);
+  const held = await lock(join(storage(), 'lock'), options.signal, () => {
+    options.progress('another process is building images…');
+  });
+  const parent = join(storage(), 'tmp');
+  // What is there was left by a build that was killed. A folder in the cache: images are large, /tmp may be memory.
+  rmSync(parent, { recursive: true, force: true });
+  mkdirSync(parent, { recursive: true });
+  const temporary = mkdtempSync(join(parent, 'build-'));
+  return {
+    temporary,
+    [Symbol.dispose]() {
+      rmSync(temporary, { recursive: true, force: true });
+      held[Symbol.dispose]();
+    },
+  };
 }
 
 /** What containerd runs as the first container of every Pod: it only has to wait. */
@@ -126,7 +178,7 @@ export async function pauseImage(options: BuildOptions): Promise<Image> {
 }
 
 // Change it when what is done with a base's packages changes.
-const RECIPE = 3;
+const RECIPE = 4;
 
 function baseReference(name: BaseName): string {
   const base: Base = bases[name];
@@ -149,18 +201,20 @@ async function makeBase(name: BaseName, temporary: string, options: BuildOptions
   const root = join(context, 'root');
   mkdirSync(root, { recursive: true });
   const base: Base = bases[name];
-  await unpack(base.packages, root, context, options);
+  await unpack(base, root, context, options);
   finish(root, base);
+  if (base.node) await addNode(root, base, temporary, options);
   // Debian compiles its Python when it is installed.
   if (base.python) await run('chroot', [root, '/usr/bin/python3', '-c', COMPILE], options);
   const dockerfile = join(context, 'Dockerfile');
-  writeFileSync(dockerfile, 'FROM scratch\nCOPY root/ /\nENV PATH=/usr/bin:/bin\n');
-  await build(['-t', image, '-f', dockerfile, context], temporary, options);
+  writeFileSync(dockerfile, 'FROM scratch\nCOPY root/ /\nENV PATH=/usr/local/bin:/usr/bin:/bin\n');
+  const platform = ['--platform', `linux/${base.architecture ?? OWN_ARCHITECTURE}`];
+  await build([...platform, '-t', image, '-f', dockerfile, context], temporary, options);
 }
 
 /** Unpacks packages and all that they depend on. Their install scripts do not run. */
 async function unpack(
-  packages: readonly string[],
+  { packages, architecture = OWN_ARCHITECTURE }: Base,
   root: string,
   temporary: string,
   { signal }: BuildOptions,
@@ -169,22 +223,39 @@ async function unpack(
   mkdirSync(join(debs, 'partial'), { recursive: true });
   // With an empty list of installed packages apt resolves every dependency, down to libc.
   writeFileSync(join(temporary, 'status'), '');
-  const download = [
+  const settings = [
     ...['-o', `Dir::State::status=${join(temporary, 'status')}`, '-o', `Dir::Cache::Archives=${debs}`],
     ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root'],
-    ...['install', '-qy', '--no-install-recommends', '--download-only', ...packages],
   ];
+  if (architecture !== OWN_ARCHITECTURE) {
+    // This machine's own lists and architectures stay as they are.
+    const lists = join(temporary, 'lists');
+    mkdirSync(join(lists, 'partial'), { recursive: true });
+    settings.push('-o', `APT::Architecture=${architecture}`, '-o', `APT::Architectures=${architecture}`);
+    settings.push('-o', `Dir::State::Lists=${lists}`, '-o', 'Dir::Cache::pkgcache=', '-o', 'Dir::Cache::srcpkgcache=');
+  }
+  const download = [...settings, 'install', '-qy', '--no-install-recommends', '--download-only', ...packages];
   try {
     await run('apt-get', download, { signal });
   } catch {
-    // An old list names package versions that the mirrors no longer have.
-    await run('apt-get', ['update', '-q'], { signal });
+    // An old list names package versions that the mirrors no longer have; a new one names none yet.
+    await run('apt-get', [...settings, 'update', '-q'], { signal });
     await run('apt-get', download, { signal });
   }
-  for (const deb of readdirSync(debs)) {
-    const name = deb.split('_')[0] ?? '';
-    if (deb.endsWith('.deb') && !INSTALLERS.has(name)) await run('dpkg', ['-x', join(debs, deb), root], { signal });
+  const dpkg = join(root, 'var', 'lib', 'dpkg');
+  mkdirSync(join(dpkg, 'info'), { recursive: true });
+  const stanzas: string[] = [];
+  for (const file of readdirSync(debs).sort()) {
+    const name = file.split('_')[0] ?? '';
+    if (!file.endsWith('.deb') || INSTALLERS.has(name)) continue;
+    const deb = join(debs, file);
+    await run('dpkg', ['-x', deb, root], { signal });
+    // As dpkg would have it: who wants to know what a file belongs to looks there.
+    stanzas.push(await run('dpkg-deb', ['--field', deb], { signal }));
+    const sums = await run('dpkg-deb', ['--info', deb, 'md5sums'], { signal });
+    writeFileSync(join(dpkg, 'info', `${name}.list`), sums.replace(/^\S+ +/gm, '/'));
   }
+  writeFileSync(join(dpkg, 'status'), stanzas.join('\n'));
 }
 
 const BUILD_COMMANDS = 'cat chmod chown cp env find grep ln ls mkdir mv rm sed sh tar touch xargs'.split(' ');
@@ -192,7 +263,7 @@ const BUILD_COMMANDS = 'cat chmod chown cp env find grep ln ls mkdir mv rm sed s
 /** Wanted by install scripts only. */
 const INSTALLERS = new Set(['debconf', 'dpkg', 'openssl', 'tar']);
 
-/** Does what the packages' install scripts would have done, and adds Node. */
+/** Does what the packages' install scripts would have done. */
 function finish(root: string, base: Base): void {
   const at = (path: string) => join(root, path);
   for (const dir of ['etc', 'tmp', 'usr/bin', 'bin', 'proc', 'sys', 'dev', 'root'])
@@ -201,7 +272,8 @@ function finish(root: string, base: Base): void {
   writeFileSync(at('etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nnonroot:x:65532:65532:nonroot:/tmp:/bin/false\n');
   writeFileSync(at('etc/group'), 'root:x:0:\nnonroot:x:65532:\n');
   writeFileSync(at('etc/nsswitch.conf'), 'hosts: files dns\n');
-  for (const unused of ['usr/share/doc', 'usr/share/man', 'usr/share/locale', 'usr/share/info']) {
+  writeFileSync(at('etc/os-release'), readFileSync('/etc/os-release'));
+  for (const unused of ['usr/share/man', 'usr/share/locale', 'usr/share/info']) {
     rmSync(at(unused), { recursive: true, force: true });
   }
   const authorities = at('usr/share/ca-certificates/mozilla');
@@ -210,7 +282,6 @@ function finish(root: string, base: Base): void {
     mkdirSync(at('etc/ssl/certs'), { recursive: true });
     writeFileSync(at('etc/ssl/certs/ca-certificates.crt'), bundle.join(''));
   }
-  if (base.node) cpSync(nodeBinary(), at('usr/bin/node'));
   if (!base.builds) return;
   for (const applet of BUILD_COMMANDS) symlinkSync('/bin/busybox', at(`usr/bin/${applet}`));
   symlinkSync('/bin/busybox', at('bin/sh'));
@@ -249,15 +320,29 @@ async function registryMounts(source: ImageSource, temporary: string, { signal }
   return args;
 }
 
-/** The Node that the project runs on: ours if it is the npm package's, as scripts/run.mjs finds it. */
-function nodeBinary(): string {
-  const require = createRequire(import.meta.url);
-  const name = `node-${process.platform}-${process.arch}`;
-  try {
-    return join(dirname(require.resolve(`${name}/package.json`)), 'bin', 'node');
-  } catch {
-    return process.execPath;
+/** Adds the Node that the project runs on, with its licence, from the npm package that package-lock.json pins. */
+async function addNode(root: string, base: Base, temporary: string, { signal }: BuildOptions): Promise<void> {
+  const { architecture = OWN_ARCHITECTURE } = base;
+  const name = `node-linux-${architecture === 'amd64' ? 'x64' : architecture}`;
+  const lockFile = join(import.meta.dirname, '..', '..', 'package-lock.json');
+  const { packages } = JSON.parse(readFileSync(lockFile, 'utf8')) as {
+    packages: Record<string, { version: string; integrity: string }>;
+  };
+  const locked = packages[`node_modules/${name}`];
+  if (!locked) throw new Error(`package-lock.json has no ${name}: npm ci`);
+  let dir = join(import.meta.dirname, '..', '..', 'node_modules', name);
+  if (!existsSync(dir)) {
+    await run('npm', ['pack', '--silent', `${name}@${locked.version}`], { signal, cwd: temporary });
+    const packed = join(temporary, `${name}-${locked.version}.tgz`);
+    const sum = createHash('sha512').update(readFileSync(packed)).digest('base64');
+    if (locked.integrity !== `sha512-${sum}`)
+      throw new Error(`${name} ${locked.version} is sha512-${sum}, but package-lock.json says ${locked.integrity}`);
+    await run('tar', ['-xzf', packed, '-C', temporary], { signal });
+    dir = join(temporary, 'package');
   }
+  const local = join(root, 'usr', 'local');
+  cpSync(join(dir, 'bin', 'node'), join(local, 'bin', 'node'));
+  cpSync(join(dir, 'LICENSE'), join(local, 'LICENSE'));
 }
 
 function npmDir(): string {
@@ -286,16 +371,6 @@ async function buildah(args: readonly string[], temporary: string, { signal }: B
     signal,
     env: { ...process.env, TMPDIR: temporary },
   });
-}
-
-/** A folder in the cache: images are large, and /tmp may be memory. */
-function temporaryDir(): Disposable & { path: string } {
-  const parent = join(storage(), 'tmp');
-  // We hold the storage's lock: what is there was left by a build that was killed.
-  rmSync(parent, { recursive: true, force: true });
-  mkdirSync(parent, { recursive: true });
-  const path = mkdtempSync(join(parent, 'build-'));
-  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
 
 /** Every file's path, mode and content, in an order that does not depend on the file system. */

@@ -2,14 +2,14 @@
  * The whole product on a real node: images built here, the chart installed by Helm, servers to connect to. What
  * `npm start` shows and the e2e tests use.
  */
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { dump } from 'js-yaml';
-import { bundle } from '../../scripts/build.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 import { buildImage, type Image } from '../cluster/images.ts';
 import { type Node, startNode } from '../cluster/node.ts';
+import { operatorSource } from '../cluster/operator-image.ts';
 
 const root = dirname(dirname(import.meta.dirname));
 export const OPERATOR_NAMESPACE = 'connectors-system';
@@ -130,18 +130,10 @@ async function buildImages(options: { signal: AbortSignal; progress: (line: stri
   const jira = await buildImage(source('jira', dir('jira'), python), options);
   const clickup = await buildImage(source('clickup', dir('clickup'), python), options);
   const teams = await buildImage(source('teams', dir('teams'), { BASE: 'node', BUILD: 'node-build' }), options);
-  const context = mkdtempSync(join(tmpdir(), 'pco-image-'));
-  try {
-    mkdirSync(join(context, 'dist'));
-    const dist = await bundle();
-    for (const file of ['operator.mjs', 'bridge.mjs']) cpSync(join(dist, file), join(context, 'dist', file));
-    cpSync(join(root, 'Dockerfile'), join(context, 'Dockerfile'));
-    const operator = await buildImage(source('operator', context, { BASE: 'node' }), options);
-    const bare = await buildImage(source('static', dir('static'), { BASE: 'pause' }), options);
-    return { operator, jira, clickup, teams, everything, static: bare };
-  } finally {
-    rmSync(context, { recursive: true, force: true });
-  }
+  using ours = operatorSource();
+  const operator = await buildImage(ours, options);
+  const bare = await buildImage(source('static', dir('static'), { BASE: 'pause' }), options);
+  return { operator, jira, clickup, teams, everything, static: bare };
 }
 
 /** What differs from the chart's defaults: images that are here, and leave to reach the servers in namespace `tools`. */
