@@ -94,7 +94,9 @@ describe('a hosted server, where all around is denied,', () => {
 
   function host(hosting: HostingSpec = {}): Hosted {
     const connector = makeConnector('aitronos_built', { hosting: { port: PORT, ...hosting } });
-    const children = (hosted.plan(connector, makeContext({}, SYSTEM)).children ?? []).map(({ object }) => object);
+    const children = (hosted.plan(connector, makeContext({}, { operatorNamespace: SYSTEM })).children ?? []).map(
+      ({ object }) => object,
+    );
     const deployment = children.find(({ kind }) => kind === 'Deployment') as Workload;
     const { namespace } = connector.metadata;
     const own = children.filter(({ kind }) => kind === 'NetworkPolicy');
@@ -365,7 +367,7 @@ describe('the operator, where all around is denied,', () => {
   it('reaches a hosted server from end to end, at a port that it may not probe elsewhere', async ({ signal }) => {
     const { operator, policies } = await install({ addressPolicy: { ports: ['443'] } }, signal);
     const connector = makeConnector('aitronos_built', { hosting: { port: 81 } });
-    const { children = [] } = hosted.plan(connector, makeContext({}, operator.namespace));
+    const { children = [] } = hosted.plan(connector, makeContext({}, { operatorNamespace: operator.namespace }));
     const made = children.map(({ object }) => object);
     const deployment = made.find(({ kind }) => kind === 'Deployment') as Workload;
     const server = pod('team', deployment.spec.template.metadata.labels);
