@@ -50,6 +50,7 @@ function startFake({ lists, refuse = [], now }: Setup = {}) {
   const errors: string[] = [];
   const store: string[] = [];
   const observed: string[] = [];
+  const standings: string[] = [];
   const abort = new AbortController();
 
   const client = fakeClient({
@@ -112,6 +113,7 @@ function startFake({ lists, refuse = [], now }: Setup = {}) {
     },
     signal: abort.signal,
     onError: error => void errors.push((error as Error).message),
+    onStanding: () => void standings.push(reflector.standing()),
     observer: {
       filled: how => void observed.push(`filled by ${how}`),
       watched: () => void observed.push('watched'),
@@ -130,7 +132,7 @@ function startFake({ lists, refuse = [], now }: Setup = {}) {
     if (!watch) throw new Error('no watch was opened');
     return watch;
   };
-  return { reflector, calls, watches, last, errors, store, observed, abort, synced: () => synced };
+  return { reflector, calls, watches, last, errors, store, observed, standings, abort, synced: () => synced };
 }
 
 type Fake = ReturnType<typeof startFake>;
@@ -1004,6 +1006,64 @@ describe('from time to time', () => {
       expect(performance.now() - fake.reflector.lastProgress()).toBeLessThan(600_000);
     }
     expect(fake.calls.filter(call => call === 'watch-list').length).toBeGreaterThan(5);
+    await stop(fake);
+  });
+});
+
+describe('the standing of a reflector', () => {
+  it('is that it fills, until it is filled', async () => {
+    const fake = startFake();
+    await settle();
+    fake.last().push(line('ADDED', thing('a', 1)));
+    await settle();
+    expect(fake.reflector.standing()).toBe('filling');
+    fake.last().push(filled(7));
+    await settle();
+    expect([fake.reflector.standing(), fake.standings, fake.reflector.namespace]).toEqual(['filled', ['filled'], 'n']);
+    await stop(fake);
+  });
+
+  it('is that it is refused, until it is let in: it tries for as long as it takes, and then fills', async () => {
+    const fake = startFake({ refuse: Array.from({ length: 40 }, () => answer(403)) });
+    await settle();
+    expect([fake.reflector.standing(), fake.errors.length]).toEqual(['refused', 1]);
+    while (fake.watches.length === 0) await pass(1_000);
+    expect([fake.calls.length, fake.standings]).toEqual([41, ['refused', 'filling']]);
+    expect(performance.now()).toBeGreaterThan(1_000_000);
+    // Long ago it was last told something; that was no fault of the watch that is open now.
+    expect(performance.now() - fake.reflector.lastProgress()).toBeLessThan(600_000);
+    fake.last().push(filled(7));
+    await settle();
+    expect([fake.standings, fake.synced()]).toEqual([['refused', 'filling', 'filled'], true]);
+    await stop(fake);
+  });
+
+  it('is that it is refused when it was filled before, and filled again when it may go on', async () => {
+    const fake = await startWatching({ refuse: [undefined, answer(403), answer(500)] });
+    fake.last().fail(new Error('down'));
+    await pass(FIRST_WAIT);
+    expect(fake.standings).toEqual(['filled', 'refused']);
+    // That it is broken is no answer to whether it may be looked at.
+    await pass(2 * FIRST_WAIT);
+    expect([fake.errors.length, fake.standings]).toEqual([3, ['filled', 'refused']]);
+    await pass(4 * FIRST_WAIT);
+    expect([fake.calls.at(-1), fake.standings]).toEqual(['watch from 7', ['filled', 'refused', 'filled']]);
+    await stop(fake);
+  });
+
+  it('is that it is refused when a list is, and filled when one is taken', async () => {
+    const fake = startFake({ lists: [answer(403), page(7)] });
+    await pass(FIRST_WAIT);
+    expect(fake.standings).toEqual(['refused', 'filled']);
+    await stop(fake);
+  });
+
+  it.each([401, 404, 410, 429, 500, 503])('is not changed by an answer %i', async status => {
+    const fake = await startWatching({ refuse: [undefined, answer(status)] });
+    fake.last().end();
+    await pass(FIRST_WAIT);
+    expect(fake.calls).toHaveLength(1);
+    expect(fake.standings).toEqual(['filled']);
     await stop(fake);
   });
 });
