@@ -16,6 +16,7 @@ const port = z.int().min(1).max(65535);
 /** Parts of Kubernetes objects: the API server knows what may stand in them. */
 const object = z.record(z.string(), z.unknown());
 const objects = z.array(object);
+const names = z.array(z.string().min(1));
 const strings = z.record(z.string(), z.string());
 const duration = z.string().regex(/^([0-9]+(ms|[smh]))*$/);
 const monitor = z.strictObject({
@@ -88,6 +89,20 @@ const valuesSchema = z.strictObject({
   tolerations: objects,
   affinity: object,
   priorityClassName: z.string(),
+  admission: z.strictObject({
+    limits: z.strictObject({
+      create: z.boolean(),
+      types: z.array(z.enum(['official', 'aitronos_built', 'custom'])),
+      hosts: names,
+      images: names,
+      createdBySelf: z.boolean(),
+      createdByGroups: names,
+      namespaceSelector: object,
+      exemptUsers: names,
+      exemptGroups: names,
+    }),
+    stampCreatedBy: z.strictObject({ create: z.boolean() }),
+  }),
   /** What a chart that has this one as a part gives to all of its parts. */
   global: object.optional(),
 });
