@@ -270,6 +270,75 @@ const REFUSED: [what: string, spec: object, message: string][] = [
     { ...remote, probe: { caBundle: {} } },
     'spec.probe.caBundle needs exactly one of secretKeyRef and configMapKeyRef',
   ],
+  // What the cases above leave of rules that ask for several things.
+  ['with an id that has no end', { ...remote, id: 'pcon_-' }, 'spec.id must be pcon_ followed by letters and digits'],
+  ['with a connectorId that begins with -', { ...remote, connectorId: '-github' }, 'spec.connectorId must start with'],
+  ['with a connectorId with a dot', { ...remote, connectorId: 'git.hub' }, 'and hold only lower-case letters, digits'],
+  ['with an icon without a host', { ...remote, iconUrl: 'https:///icon.svg' }, 'spec.iconUrl must be an absolute'],
+  ['with a pre-release of 01', { ...remote, version: '1.0.0-01' }, 'spec.version must be a semantic version'],
+  ['with a version without its build', { ...remote, version: '1.0.0+' }, 'spec.version must be a semantic version'],
+  ['custom with stdio', { ...remote, type: 'custom', serverType: 'stdio' }, 'spec.serverType stdio is for spec.type'],
+  [
+    'custom with hosting',
+    { ...remote, type: 'custom', hosting: {} },
+    'spec.hosting is for spec.type aitronos_built only',
+  ],
+  [
+    'with http and a ws URL',
+    { ...remote, serverType: 'http', serverUrl: 'ws://example.com/mcp' },
+    'needs spec.serverType websocket',
+  ],
+  [
+    'hosted with a Service in capitals',
+    { ...hosted, serverUrl: 'http://Jira-mcp:8000' },
+    'names the Service to create',
+  ],
+  ['with a path with a query', { ...hosted, hosting: { path: '/mcp?a=b' } }, 'spec.hosting.path must start with /'],
+  ['with a path with a fragment', { ...hosted, hosting: { path: '/mcp#a' } }, 'spec.hosting.path must start with /'],
+  [
+    'with a variable of both references',
+    {
+      ...hosted,
+      hosting: {
+        env: [
+          { name: 'A', valueFrom: { secretKeyRef: { name: 's', key: 'k' }, configMapKeyRef: { name: 'c', key: 'k' } } },
+        ],
+      },
+    },
+    'valueFrom of spec.hosting.env needs exactly one of secretKeyRef and configMapKeyRef',
+  ],
+  [
+    'with an envFrom of two origins',
+    { ...hosted, hosting: { envFrom: [{ secretRef: { name: 's' }, configMapRef: { name: 'c' } }] } },
+    'needs exactly one of secretRef and configMapRef',
+  ],
+  [
+    'with a peer of a range and namespaces',
+    { ...hosted, hosting: { allowFrom: [{ namespaceSelector: {}, ipBlock: { cidr: '192.0.2.0/24' } }] } },
+    'may have ipBlock or selectors, not both',
+  ],
+  ['with an interval of 25 h', { ...remote, probe: { interval: '25h' } }, 'must be a duration from 10s to 24h'],
+  ['with a negative interval', { ...remote, probe: { interval: '-10s' } }, 'must be a duration from 10s to 24h'],
+  ['with a timeout of 0.5 s', { ...remote, probe: { timeout: '500ms' } }, 'must be a duration from 1s to 60s'],
+  ['with a timeout that is none', { ...remote, probe: { timeout: '10' } }, 'must be a duration from 1s to 60s'],
+  [
+    'with a hash in capitals',
+    { ...remote, probe: { approvedToolsHash: `sha256:${'A'.repeat(64)}` } },
+    'spec.probe.approvedToolsHash must be sha256: and 64 hexadecimal digits',
+  ],
+  [
+    'with a header of the body',
+    { ...remote, probe: { headers: [header('content-type')] } },
+    'must be a valid HTTP header that the probe does not set itself',
+  ],
+  [
+    'with a caBundle of two origins',
+    {
+      ...remote,
+      probe: { caBundle: { secretKeyRef: { name: 's', key: 'k' }, configMapKeyRef: { name: 'c', key: 'k' } } },
+    },
+    'spec.probe.caBundle needs exactly one of secretKeyRef and configMapKeyRef',
+  ],
 ];
 
 describe('a spec is refused, and told which field and what to do,', () => {
