@@ -208,6 +208,19 @@ export function versionOf(key: keyof typeof groups): string {
   throw new Error(`${file} requires no ${module}: run \`go get ${module}@<version>\` there`);
 }
 
+/**
+ * The folder of what a Go module holds beside code, at the version that go/<group>/go.mod pins: it needs `go`, and a
+ * module proxy where the module was never fetched before.
+ */
+export async function moduleFiles(group: string, module: string, signal: AbortSignal): Promise<string> {
+  const { stdout } = await run('go', ['mod', 'download', '-json', module], {
+    cwd: moduleDir(group),
+    env: { ...process.env, GOFLAGS: '-mod=readonly' },
+    signal,
+  });
+  return (JSON.parse(stdout) as { Dir: string }).Dir;
+}
+
 async function resolveBinary(name: Binary, options: ResolveOptions): Promise<string> {
   const { signal, progress } = options;
   const assets = process.env.KUBEBUILDER_ASSETS;
