@@ -170,11 +170,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     host: config.host,
     port: config.port,
     alive: () => {
-      const dead = namespaces.needed.find(
-        // A server that says no is alive, and so is who asks it.
-        ({ standing, lastProgress }) => standing() !== 'refused' && performance.now() - lastProgress() > WATCH_DEAD_MS,
-      );
-      return dead && `the watch of ${dead.resource} made no progress for ${WATCH_DEAD_MS / 60_000} minutes`;
+      const dead = namespaces.silent(WATCH_DEAD_MS);
+      const where = dead?.namespace === undefined ? '' : ` in ${dead.namespace}`;
+      return dead && `the watch of ${dead.resource}${where} made no progress for ${WATCH_DEAD_MS / 60_000} minutes`;
     },
     ready() {
       if (watching.signal.aborted) return 'shutting down';

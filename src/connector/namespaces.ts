@@ -49,8 +49,11 @@ export interface Namespaces {
    */
   isOpen(namespace: string): boolean;
   reflectors: readonly Reflector[];
-  /** Those that no namespace is worked on without. */
-  needed: readonly Reflector[];
+  /**
+   * One that no namespace is worked on without and that made no progress for so long. A server that says no is alive, and so
+   * is who asks it.
+   */
+  silent(ms: number): Reflector | undefined;
   /** Resolves when all have stopped after the signal. */
   done: Promise<void>;
 }
@@ -120,7 +123,10 @@ export function watchNamespaces(stores: Stores, options: NamespacesOptions): Nam
     ready,
     isOpen: namespace => (scopes.get(namespace) ?? scopes.get(undefined))?.isOpen() ?? false,
     reflectors,
-    needed: all.flatMap(({ needed }) => needed),
+    silent: ms =>
+      all
+        .flatMap(({ needed }) => needed)
+        .find(({ standing, lastProgress }) => standing() !== 'refused' && now() - lastProgress() > ms),
     done: Promise.all(reflectors.map(({ done }) => done)).then(() => {}),
   };
 }

@@ -221,6 +221,29 @@ describe('a refusal', () => {
   });
 });
 
+describe('a watch that nothing comes from', () => {
+  it.each<[Answer, string | undefined]>([
+    ['silent', 'a/pods'],
+    [500, 'a/pods'],
+    [403, undefined],
+    ['told', undefined],
+  ])('when it is answered %j is dead after ten minutes: %s', async (answer, expected) => {
+    const { namespaces, stop, end } = make(['a', 'b'], { 'a/pods': answer, 'b/secrets': 'silent' }, [SECRETS]);
+    const dead = (): string | undefined => {
+      const found = namespaces.silent(10 * MINUTE);
+      return found && `${found.namespace}/${found.resource}`;
+    };
+    for (let minute = 0; minute < 10; minute += 1) {
+      await pass(MINUTE);
+      end();
+    }
+    expect(dead()).toBeUndefined();
+    await pass(MINUTE);
+    expect(dead()).toBe(expected);
+    await stop();
+  });
+});
+
 describe('the Secrets of a namespace', () => {
   it('wake its connectors that name some once all are told, and no others', async () => {
     const { answers, queued, stop } = make(['a', 'b'], { 'a/secrets': 403, 'b/secrets': 403 }, [SECRETS]);
