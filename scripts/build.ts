@@ -6,15 +6,14 @@ import { build } from 'esbuild';
 const root = dirname(import.meta.dirname);
 
 export interface Bundle {
-  /** dist: operator.mjs, bridge.mjs, and the comments about licences that were in their sources. */
+  /** Has operator.mjs, bridge.mjs, and the comments about licences that were in their sources. */
   dir: string;
   /** The packages whose code is in them, as package-lock.json calls them: `node_modules/…`, sorted. */
   packages: string[];
 }
 
-/** Writes dist/operator.mjs and dist/bridge.mjs. */
-export async function bundle(): Promise<Bundle> {
-  const dir = join(root, 'dist');
+/** Writes operator.mjs and bridge.mjs into a folder that it empties first. */
+export async function bundle(dir = join(root, 'dist')): Promise<Bundle> {
   rmSync(dir, { recursive: true, force: true });
   const { metafile } = await build({
     entryPoints: { operator: join(root, 'src', 'main.ts'), bridge: join(root, 'src', 'bridge', 'main.ts') },

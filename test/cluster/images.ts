@@ -139,7 +139,10 @@ async function make(
   options.progress(`building the image ${name}…`);
   const args = [
     ...(await registryMounts(source, temporary, options)),
-    ...Object.entries(argumentsOf(source)).flatMap(([arg, value]) => ['--build-arg', `${arg}=${value}`]),
+    // buildah 1.28 does not set BUILDPLATFORM by itself.
+    ...Object.entries({ BUILDPLATFORM: `linux/${OWN_ARCHITECTURE}`, ...argumentsOf(source) }).flatMap(
+      ([arg, value]) => ['--build-arg', `${arg}=${value}`],
+    ),
     // Images of one content have one digest, whenever they are built and by which version of buildah.
     ...['--timestamp', '0', '--identity-label=false', '--platform', `linux/${architecture}`],
   ];
@@ -293,6 +296,7 @@ function finish(root: string, base: Base): void {
 
 const CA_BUNDLE = '/etc/ssl/certs/ca-certificates.crt';
 const NPM_CONFIG = '/usr/lib/npm/npmrc';
+const NPM_CACHE = '/var/cache/npm';
 const PIP_CONFIG = '/etc/pip.conf';
 
 /**
@@ -306,8 +310,23 @@ async function registryMounts(source: ImageSource, temporary: string, { signal }
   if (used.has('node-build')) {
     const registry = (await run('npm', ['config', 'get', 'registry'], { signal, cwd: temporary })).trim();
     const file = join(temporary, 'npmrc');
-    writeFileSync(file, `registry=${registry}\ncafile=${CA_BUNDLE}\nupdate-notifier=false\naudit=false\nfund=false\n`);
-    args.push(...mount(file, NPM_CONFIG));
+    const settings = {
+      registry,
+      cafile: CA_BUNDLE,
+      cache: NPM_CACHE,
+      'update-notifier': false,
+      audit: false,
+      fund: false,
+    };
+    writeFileSync(
+      file,
+      Object.entries(settings)
+        .map(setting => `${setting.join('=')}\n`)
+        .join(''),
+    );
+    const cache = join(cacheDir(), 'npm');
+    mkdirSync(cache, { recursive: true });
+    args.push(...mount(file, NPM_CONFIG), '-v', `${cache}:${NPM_CACHE}`);
   }
   if (used.has('python-build')) {
     const file = join(temporary, 'pip.conf');
