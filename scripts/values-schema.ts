@@ -75,6 +75,13 @@ const valuesSchema = z.strictObject({
     service: z.strictObject({ enabled: z.boolean() }),
     serviceMonitor: monitor,
     podMonitor: monitor,
+    prometheusRule: z.strictObject({
+      enabled: z.boolean(),
+      labels: strings,
+      annotations: strings,
+      runbooks: z.string().regex(/^[^\s#]+$/),
+    }),
+    dashboard: z.strictObject({ enabled: z.boolean(), labels: strings, annotations: strings }),
   }),
   resources: object,
   /** `null` takes it away, so it may be absent. */
