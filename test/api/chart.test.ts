@@ -114,7 +114,7 @@ it('the profiles together have every kind that the chart can make', async () => 
 
 it('kubeconform would notice a field that there is not', async () => {
   const text = await render(tools.helm);
-  const summary = await judge(await rendered('typo', text.replace('replicas:', 'replica:')));
+  const summary = await judge(await rendered('typo', text.replace('\n  replicas:', '\n  replica:')));
   expect(summary).toMatch(/Invalid: 1.*Skipped: 0/);
 });
 

@@ -213,7 +213,7 @@ export function versionOf(key: keyof typeof groups): string {
  * module proxy where the module was never fetched before.
  */
 export async function moduleFiles(group: string, module: string, signal: AbortSignal): Promise<string> {
-  const { stdout } = await run('go', ['mod', 'download', '-json', module], {
+  const stdout = await run('go', ['mod', 'download', '-json', module], {
     cwd: moduleDir(group),
     env: { ...process.env, GOFLAGS: '-mod=readonly' },
     signal,

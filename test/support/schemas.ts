@@ -2,7 +2,7 @@
 
 interface Schema {
   $ref?: string;
-  type?: string;
+  type?: string | string[];
   format?: string;
   properties?: Record<string, Schema>;
   items?: Schema;
@@ -24,7 +24,8 @@ export function schemasOf(openapi: object): Map<string, string> {
     for (const { group, version, kind } of definition['x-kubernetes-group-version-kind'] ?? []) {
       const used: Record<string, Schema> = {};
       take(name, definitions, used);
-      const file = `${kind.toLowerCase()}_${group}_${version}`;
+      // Of apiVersion: v1, kubeconform takes v1 for the group.
+      const file = `${kind.toLowerCase()}_${group || version}_${version}`;
       schemas.set(file, JSON.stringify({ $ref: `#/definitions/${name}`, definitions: used }));
     }
   }
