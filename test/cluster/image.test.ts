@@ -79,18 +79,19 @@ async function build(name: string, architecture: Architecture): Promise<Built> {
   };
 }
 
-/** The command in a root that it cannot write to, as nobody, with nothing but what the image sets. */
+/** The command in a root that it cannot write to, as nobody, with nothing but what the image sets and any container has. */
 async function runIn(
   root: string,
   command: readonly string[],
   writable?: { from: string; at: string },
 ): Promise<string> {
-  const mounts = [
+  const mounts = { '/proc': '/proc', ...(writable && { [writable.at]: writable.from }) };
+  const script = [
     'mount --bind "$ROOT" "$ROOT"',
-    ...(writable ? [`mkdir -p "$ROOT${writable.at}"`, `mount --bind "${writable.from}" "$ROOT${writable.at}"`] : []),
+    ...Object.entries(mounts).map(([at, from]) => `mkdir -p "$ROOT${at}" && mount --bind "${from}" "$ROOT${at}"`),
     'mount -o remount,ro,bind "$ROOT"',
-  ];
-  const script = `${mounts.join(' && ')} && exec chroot --userspec=65532:65532 "$ROOT" "$@"`;
+    'exec chroot --userspec=65532:65532 "$ROOT" "$@"',
+  ].join(' && ');
   return await run('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command], {
     env: { PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', ROOT: root },
   });
