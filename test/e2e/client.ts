@@ -2,7 +2,7 @@
  * A client of hosted servers, for inside the cluster. `client.ts use URL` prints what the official SDK finds there, in each
  * era. `client.ts poll URL kept|fresh many|all` asks on and on until its stdin ends, on connections that are kept alive or
  * on a fresh one each time, and prints how often, and what failed: always a new client each time, with `all` also one of
- * each era that is the same throughout.
+ * each era that is the same throughout. It prints an empty line first, when each of them was answered once.
  */
 
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -67,13 +67,19 @@ async function poll(url: string, connections: string, clients: string): Promise<
   const polled: Polled = { asked: 0, renewed: 0, failed: [] };
   const stopped = new AbortController();
   process.stdin.on('end', () => stopped.abort()).resume();
+  let unanswered = clients === 'all' ? 3 : 1;
   const onAndOn = async (what: string, ask: () => Promise<unknown>): Promise<void> => {
+    let answers = 0;
     while (!stopped.signal.aborted) {
       polled.asked += 1;
-      await ask().catch(error => {
+      try {
+        await ask();
+        answers += 1;
+        if (answers === 1 && --unanswered === 0) process.stdout.write('\n');
+      } catch (error) {
         if (isSessionGone(error)) polled.renewed += 1;
         else polled.failed.push(`${what}: ${error}`);
-      });
+      }
       await sleep(PAUSE_MS);
     }
   };

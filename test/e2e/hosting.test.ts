@@ -1,22 +1,19 @@
 /** Hosted servers as their clients have them: the official SDK inside the cluster, while Pods come and go. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
-import type { KubeObject } from '../../src/api/meta.ts';
-import { PODS, type Pod, SERVICES } from '../../src/connector/children.ts';
+import { PODS, type Pod } from '../../src/connector/children.ts';
 import { createSandbox, readyOf, type Sandbox, SECRETS } from '../support/kube.ts';
 import { installPython, whyNoPython } from '../zoo/real.ts';
-import type { Polled, Used } from './client.ts';
+import type { Used } from './client.ts';
+import { FRESH, KEPT, pollWhile, resultOf, SESSIONS, startClient, urlOf } from './polling.ts';
 
-const CLIENT = join(import.meta.dirname, 'client.ts');
 const PYTHON_CLIENT = join(import.meta.dirname, 'client.py');
 const noPython = whyNoPython();
 if (noPython) console.log(noPython);
-const KEPT = ['kept', 'all'];
-const SESSIONS = ['kept', 'many'];
 const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
 const SERVER = 'node_modules/@modelcontextprotocol/server-everything/dist/index.js';
 
@@ -65,42 +62,6 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
       hosting: { envFrom: [{ secretRef: { name: 'credentials' } }], ...more },
     });
 
-  /** Where a client inside the cluster, but outside of its DNS, finds a connector's server. */
-  async function urlOf({ metadata, status }: PersonalConnector): Promise<string> {
-    const service = await cluster.get<KubeObject & { spec: { clusterIP: string } }>(SERVICES, metadata.name);
-    const url = new URL(status?.serverUrl ?? '');
-    url.hostname = service.spec.clusterIP;
-    return url.href;
-  }
-
-  function client(command: 'use' | 'poll', url: string, how: readonly string[] = []): ChildProcess {
-    const [program, ...args] = inject('insideCluster');
-    return spawn(program, [...args, process.execPath, CLIENT, command, url, ...how], {
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
-  }
-
-  async function resultOf<T>(started: ChildProcess): Promise<T> {
-    let text = '';
-    started.stdout?.setEncoding('utf8').on('data', (chunk: string) => {
-      text += chunk;
-    });
-    started.stdin?.end();
-    await once(started, 'close');
-    return JSON.parse(text) as T;
-  }
-
-  /** Asks on and on while something happens. */
-  async function polling(url: string, work: () => Promise<void>, how = KEPT): Promise<Polled> {
-    const started = client('poll', url, how);
-    try {
-      await work();
-      return await resultOf<Polled>(started);
-    } finally {
-      started.kill('SIGKILL');
-    }
-  }
-
   it('that speaks stdio alone is used over HTTP, in a Pod that meets the standard restricted', async () => {
     await cluster.applyConnector('bridged', stdio());
     const connector = await cluster.untilReady('bridged', 'True', 'Ready');
@@ -109,7 +70,7 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
       serverUrl: `http://bridged.${cluster.namespace}.svc.cluster.local:8000/mcp`,
       server: { name: 'mcp-servers/everything' },
     });
-    const used = await resultOf<Record<'auto' | 'legacy', Used>>(client('use', await urlOf(connector)));
+    const used = await resultOf<Record<'auto' | 'legacy', Used>>(startClient('use', await urlOf(cluster, connector)));
     expect(used.legacy.tools).toContain('echo');
     expect(used.auto.tools).toEqual(used.legacy.tools);
   });
@@ -123,11 +84,11 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     async (connectorId, server, tools) => {
       const python = await installPython(cluster.signal);
       await cluster.applyConnector(connectorId, catalogued(connectorId)());
-      const url = await urlOf(await cluster.untilReady(connectorId, 'True', 'Ready'));
+      const url = await urlOf(cluster, await cluster.untilReady(connectorId, 'True', 'Ready'));
       const [program, ...args] = inject('insideCluster');
       const started = spawn(program, [...args, python, PYTHON_CLIENT, url], { stdio: ['pipe', 'pipe', 'inherit'] });
       const [used, byPython] = await Promise.all([
-        resultOf<Record<'auto' | 'legacy', Used>>(client('use', url)),
+        resultOf<Record<'auto' | 'legacy', Used>>(startClient('use', url)),
         resultOf<Used>(started),
       ]);
       for (const found of [used.auto, used.legacy, byPython]) {
@@ -174,7 +135,7 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   it('whose replacement fails goes on serving, and says which Pod fails and why', async () => {
     await cluster.applyConnector('failing', catalogued('teams')());
     const before = await cluster.untilReady('failing', 'True', 'Ready');
-    const polled = await polling(await urlOf(before), async () => {
+    const polled = await pollWhile(await urlOf(cluster, before), async () => {
       const command = ['node', '-e', 'console.error("no such tenant"); process.exit(7)'];
       const { hosting } = catalogued('teams')();
       const bad = { ...stdio({ ...hosting, command }), connectorId: 'teams' };
@@ -203,14 +164,14 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   it('whose process and Pod are killed while it is used is there again', async () => {
     await cluster.applyConnector('killed', catalogued('teams')());
     const connector = await cluster.untilReady('killed', 'True', 'Ready');
-    const url = await urlOf(connector);
+    const url = await urlOf(cluster, connector);
     const podOf = async (): Promise<Pod | undefined> =>
       (await cluster.list<Pod>(PODS)).find(
         ({ metadata }) => metadata.name.startsWith('killed-') && !metadata.deletionTimestamp,
       );
     const first = await podOf();
     const used = async (): Promise<string[]> =>
-      (await resultOf<Record<'legacy', Used>>(client('use', url))).legacy.tools;
+      (await resultOf<Record<'legacy', Used>>(startClient('use', url))).legacy.tools;
     const [program, ...args] = inject('insideCluster');
     const killer = spawn(program, [...args, process.execPath, '-e', KILL_TEAMS], { stdio: 'inherit' });
     expect(await once(killer, 'close')).toEqual([0, null]);
@@ -226,7 +187,7 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
   });
 
   describe.each([
-    ['http', catalogued('jira'), ['fresh', 'all']],
+    ['http', catalogued('jira'), FRESH],
     ['stdio, with a process for each session', stdio, SESSIONS],
     ['stdio, with one process for all', catalogued('teams'), KEPT],
     ['stdio, with some processes for all', catalogued('clickup'), KEPT],
@@ -234,8 +195,8 @@ describe.skipIf(inject('noNode'))('a hosted server', () => {
     it('is replaced without a gap', async () => {
       const name = `gapless-${what.length}`;
       await cluster.applyConnector(name, spec({ env: [{ name: 'ROUND', value: '0' }] }));
-      const url = await urlOf(await cluster.untilReady(name, 'True', 'Ready'));
-      const polled = await polling(
+      const url = await urlOf(cluster, await cluster.untilReady(name, 'True', 'Ready'));
+      const polled = await pollWhile(
         url,
         async () => {
           for (const round of ['1', '2']) {
