@@ -50,6 +50,11 @@ const DNS_IP = '10.96.0.10';
 const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
 const START_TIMEOUT_MS = 90_000;
 
+/** The command that puts an archive's image where the kubelet finds it; for inside the cluster. */
+export function importImage(archive: string): [string, ...string[]] {
+  return ['ctr', '-a', CONTAINERD_SOCKET, '-n', 'k8s.io', 'images', 'import', archive];
+}
+
 /** A whole cluster with one node. Ready when Pods run, Services work and DNS answers. */
 export async function startNode(options: NodeOptions): Promise<Node> {
   const { internet = false, signal, progress = () => {} } = options;
@@ -86,7 +91,8 @@ export async function startNode(options: NodeOptions): Promise<Node> {
       return run(inside.command, inside.args, { signal: lifetime.signal, ...runOptions });
     };
     const loadImage = async (archive: string) => {
-      await exec('ctr', ['-a', CONTAINERD_SOCKET, '-n', 'k8s.io', 'images', 'import', archive]);
+      const [command, ...args] = importImage(archive);
+      await exec(command, args);
     };
     const wait = { signal: lifetime.signal, timeoutMs: START_TIMEOUT_MS };
 

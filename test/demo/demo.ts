@@ -15,6 +15,13 @@ const root = dirname(dirname(import.meta.dirname));
 export const OPERATOR_NAMESPACE = 'connectors-system';
 export const OPERATOR_DEPLOYMENT = 'personal-connector-operator';
 
+export const CHART = join(root, 'charts', 'personal-connector-operator');
+
+/** Of `helm install`, for the operator that everybody here shares. */
+export function installArgs(values: string): string[] {
+  return [OPERATOR_DEPLOYMENT, CHART, '-n', OPERATOR_NAMESPACE, '-f', values, '--wait', '--timeout', '120s'];
+}
+
 export interface DemoOptions {
   internet?: boolean;
   /** Instead of the chart's default. */
@@ -91,19 +98,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
       readFileSync(join(import.meta.dirname, 'tools.yaml'), 'utf8').replaceAll('IMAGE', images.everything.image),
     );
     progress('installing the operator with Helm…');
-    const chart = join(root, 'charts', 'personal-connector-operator');
-    await demo.helm(
-      'install',
-      OPERATOR_DEPLOYMENT,
-      chart,
-      '-n',
-      OPERATOR_NAMESPACE,
-      '-f',
-      values,
-      '--wait',
-      '--timeout',
-      '120s',
-    );
+    await demo.helm('install', ...installArgs(values));
     await demo.kubectl('-n', 'tools', 'wait', '--for=condition=Available', 'deployment', '--all', '--timeout=120s');
     return demo;
   } catch (error) {

@@ -8,6 +8,8 @@ declare module 'vitest' {
     noNode: string | undefined;
     everythingImage: string;
     staticImage: string;
+    /** A file of values that the chart needs here: images and addresses. */
+    chartValues: string;
     /** What to run before a command that is to run where Service addresses work. */
     insideCluster: readonly [string, ...string[]];
   }
@@ -28,6 +30,7 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
   project.provide('auditLog', demo.node.auditLog);
   project.provide('everythingImage', demo.images.everything.image);
   project.provide('staticImage', demo.images.static.image);
+  project.provide('chartValues', demo.values);
   const { command, args } = demo.node.enter('', []);
   project.provide('insideCluster', [command, ...args.slice(0, -1)]);
   return async () => {
