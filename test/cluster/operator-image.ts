@@ -4,10 +4,16 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type Architecture, type ImageSource, OWN_ARCHITECTURE } from './images.ts';
 
-const root = dirname(dirname(import.meta.dirname));
+const own = dirname(dirname(import.meta.dirname));
 
-/** What to build it from: a copy of the files that .dockerignore lets through, so that nothing else makes it another. */
-export function operatorSource(architecture: Architecture = OWN_ARCHITECTURE): Disposable & ImageSource {
+/**
+ * What to build it from: a copy of the files that .dockerignore lets through, so that nothing else makes it another.
+ * `root`: of a checkout, this one unless given.
+ */
+export function operatorSource(
+  architecture: Architecture = OWN_ARCHITECTURE,
+  root: string = own,
+): Disposable & ImageSource {
   const context = mkdtempSync(join(tmpdir(), 'pco-image-'));
   const lines = readFileSync(join(root, '.dockerignore'), 'utf8').split('\n');
   const files = lines.filter(line => line.startsWith('!')).map(line => line.slice(1));
