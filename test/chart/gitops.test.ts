@@ -30,11 +30,14 @@ interface HealthCheck {
 const kustomization = load(read(GITOPS, 'flux/kustomization.yaml')) as { spec: { healthCheckExprs: [HealthCheck] } };
 const [flux] = kustomization.spec.healthCheckExprs;
 
-async function ask(objects: unknown[], exprs: Partial<HealthCheck> = flux): Promise<Answer[]> {
+async function request(asked: object): Promise<{ verdicts: Answer[]; faults: string[] }> {
   const signal = AbortSignal.timeout(60_000);
   const { 'gitops-health': program } = await resolveBinaries(['gitops-health'], { signal, progress: console.log });
-  const input = JSON.stringify({ lua: read(HEALTH, 'health.lua'), flux: exprs, objects });
-  return JSON.parse(await run(program, [], { signal, input })) as Answer[];
+  return JSON.parse(await run(program, [], { signal, input: JSON.stringify({ flux, ...asked }) }));
+}
+
+async function ask(objects: unknown[], exprs = flux): Promise<Answer[]> {
+  return (await request({ lua: read(HEALTH, 'health.lua'), flux: exprs, objects })).verdicts;
 }
 
 const told = new Map<State, Answer>();
@@ -142,8 +145,23 @@ describe('Argo CD', () => {
 });
 
 describe('the samples', () => {
-  const all = (path: string) =>
-    loadAll(read(GITOPS, path)) as { kind: string; metadata: { name: string }; spec: object }[];
+  interface Manifest {
+    apiVersion: string;
+    kind: string;
+    metadata: { name: string };
+    spec: object;
+  }
+  const all = (path: string) => loadAll(read(GITOPS, path)) as Manifest[];
+
+  it('are what the API of Flux takes', async () => {
+    const manifests = ['flux/kustomization.yaml', 'flux/operator.yaml']
+      .flatMap(all)
+      .filter(({ apiVersion }) => apiVersion !== 'v1');
+    expect(manifests.map(({ kind }) => kind)).toEqual(['Kustomization', 'OCIRepository', 'HelmRelease']);
+    const typo = { ...manifests[0], spec: { ...manifests[0]?.spec, healthCheckExpr: [] } };
+    const { faults } = await request({ manifests: [...manifests, typo] });
+    expect(faults).toEqual(['', '', '', expect.stringContaining('unknown field "healthCheckExpr"')]);
+  });
 
   it('let Argo CD ignore no difference', () => {
     for (const { kind, spec } of all('argocd/application.yaml')) {

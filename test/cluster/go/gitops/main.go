@@ -1,8 +1,10 @@
 // Says what GitOps tools make of Kubernetes objects: Argo CD by a health script, Flux by expressions, and whatever
-// follows kstatus (Helm, Flux without expressions, kubectl plugins). Reads one request from stdin and answers on stdout.
+// follows kstatus (Helm, Flux without expressions, kubectl plugins). Also whether manifests are what Flux's API takes. Reads
+// one request from stdin and answers on stdout.
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,8 +13,11 @@ import (
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	helm "github.com/fluxcd/helm-controller/api/v2"
+	kustomization "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/kustomize"
 	"github.com/fluxcd/pkg/runtime/cel"
+	source "github.com/fluxcd/source-controller/api/v1"
 	lua "github.com/yuin/gopher-lua"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -24,6 +29,8 @@ type request struct {
 	Flux kustomize.HealthCheckExpressions `json:"flux"`
 	// Objects are what to judge.
 	Objects []json.RawMessage `json:"objects"`
+	// Manifests are objects of Flux's own API.
+	Manifests []json.RawMessage `json:"manifests"`
 }
 
 type verdict struct {
@@ -33,6 +40,12 @@ type verdict struct {
 }
 
 type answer struct {
+	Verdicts []verdicts `json:"verdicts"`
+	// Faults has what is wrong with each manifest; empty if nothing is.
+	Faults []string `json:"faults"`
+}
+
+type verdicts struct {
 	ArgoCD  verdict `json:"argocd"`
 	Flux    verdict `json:"flux"`
 	Kstatus verdict `json:"kstatus"`
@@ -48,22 +61,49 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	answers := []answer{}
+	answer := answer{Verdicts: []verdicts{}, Faults: []string{}}
 	for _, raw := range asked.Objects {
 		// Numbers become int64 where they are whole, as in the controllers' caches.
 		object := &unstructured.Unstructured{}
 		if err := object.UnmarshalJSON(raw); err != nil {
 			log.Fatalf("%s: %v", raw, err)
 		}
-		answers = append(answers, answer{
+		answer.Verdicts = append(answer.Verdicts, verdicts{
 			ArgoCD:  byScript(asked.Lua, object.Object),
 			Flux:    byResult(flux.Evaluate(context.Background(), object)),
 			Kstatus: byResult(status.Compute(object)),
 		})
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(answers); err != nil {
+	for _, raw := range asked.Manifests {
+		answer.Faults = append(answer.Faults, fault(raw))
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// fault decodes a manifest into the type that its kind has in Flux's API, and takes a field that is not there for a fault.
+func fault(raw []byte) string {
+	var kind struct{ APIVersion, Kind string }
+	if err := json.Unmarshal(raw, &kind); err != nil {
+		return err.Error()
+	}
+	types := map[string]any{
+		kustomization.GroupVersion.String() + "/Kustomization": &kustomization.Kustomization{},
+		helm.GroupVersion.String() + "/HelmRelease":            &helm.HelmRelease{},
+		source.GroupVersion.String() + "/OCIRepository":        &source.OCIRepository{},
+	}
+	name := kind.APIVersion + "/" + kind.Kind
+	into, known := types[name]
+	if !known {
+		return name + " is no kind of Flux"
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return name + ": " + err.Error()
+	}
+	return ""
 }
 
 func byResult(result *status.Result, err error) verdict {
