@@ -14,7 +14,6 @@ import { runOperator } from '../support/operator.ts';
 import { startMcp } from '../support/servers.ts';
 
 const CHART = 'charts/personal-connector-operator';
-const V1 = 'admissionregistration.k8s.io/v1/MutatingAdmissionPolicy';
 const POLICIES = [
   'ValidatingAdmissionPolicy',
   'ValidatingAdmissionPolicyBinding',
@@ -40,10 +39,10 @@ interface Admission {
   stampCreatedBy?: { create: boolean };
 }
 
-function template(admission: Admission, more: object = {}, apiVersions = V1, release = 'r'): Promise<string> {
+function render(release: string, admission: Admission, more: object): Promise<string> {
   const values = Object.entries({ ...more, admission }).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
   const sets = values.flatMap(value => ['--set-json', value]);
-  const apis = apiVersions ? ['--api-versions', apiVersions] : [];
+  const apis = ['--api-versions', 'admissionregistration.k8s.io/v1/MutatingAdmissionPolicy'];
   return run(helm, ['template', release, CHART, '--show-only', 'templates/admission.yaml', ...apis, ...sets]);
 }
 
@@ -79,7 +78,7 @@ async function createNamespace(labels: Record<string, string> = {}): Promise<San
 /** Installs what Helm renders, and waits until `effective` sees it at work. */
 async function install(admission: Admission, more: object, effective: () => Promise<boolean>): Promise<void> {
   const release = `a${opened.length}`;
-  const objects = loadAll(await template(admission, more, V1, release)) as Declared[];
+  const objects = loadAll(await render(release, admission, more)) as Declared[];
   for (const object of objects) {
     const type = POLICIES.find(({ kind }) => kind === object.kind) as ResourceType;
     await admin.client.apply(type, object, { fieldManager: 'helm' }, admin.signal);
@@ -637,63 +636,4 @@ it('lets the operator work as ever, also for connectors beyond the limits', asyn
   expect(requests.filter(({ verb }) => verb === 'patch').length).toBeGreaterThan(2);
   // Beside what others change at the same time.
   expect(requests.filter(({ code }) => code >= 400 && code !== 404 && code !== 409)).toEqual([]);
-});
-
-describe('the chart', () => {
-  it('has no policy unless it is asked for one', async () => {
-    await expect(template({})).rejects.toThrow('could not find template templates/admission.yaml in chart');
-  });
-
-  it.each<[what: string, admission: Admission, message: string, apiVersions?: string]>([
-    [
-      'no limit',
-      { limits: { create: true } },
-      'admission.limits.create is true, but there is no limit: set one or more of',
-    ],
-    ['an unknown type', { limits: { create: true, types: ['offical'] } }, 'admission.limits.types'],
-    ...[
-      'https://mcp.example.com',
-      'mcp.example.com:443',
-      '*',
-      '*.',
-      '*example.com',
-      'a.*.example.com',
-      '.example.com',
-      'bücher.example',
-      'a b',
-      '',
-      'x"]',
-    ].map(
-      host =>
-        [
-          `a host like ${JSON.stringify(host)}`,
-          { limits: { create: true, hosts: [host] } },
-          `admission.limits.hosts: ${JSON.stringify(host)} is no host: write it like mcp.example.com`,
-        ] as [string, Admission, string],
-    ),
-    [
-      'a stamp where no API server can set it',
-      { stampCreatedBy: { create: true } },
-      'admission.stampCreatedBy.create is true, but the API server has no MutatingAdmissionPolicy',
-      '',
-    ],
-  ])('refuses %s', async (_what, admission, message, apiVersions = V1) => {
-    await expect(template(admission, {}, apiVersions)).rejects.toThrow(message);
-  });
-
-  it('uses the older API where the newer is not there', async () => {
-    const rendered = await template({ stampCreatedBy: { create: true } }, {}, V1.replace('/v1/', '/v1beta1/'));
-    const apis = loadAll(rendered).map(object => (object as Declared).apiVersion);
-    expect(apis).toEqual(Array(2).fill('admissionregistration.k8s.io/v1beta1'));
-  });
-
-  it('has the policies hold in all namespaces when all are watched', async () => {
-    const rendered = await template({
-      limits: { create: true, types: ['official'] },
-      stampCreatedBy: { create: true },
-    });
-    const policies = loadAll(rendered) as { spec: { matchConstraints?: { namespaceSelector: object } } }[];
-    const selectors = policies.flatMap(({ spec }) => spec.matchConstraints?.namespaceSelector ?? []);
-    expect(selectors).toEqual([{}, {}]);
-  });
 });
