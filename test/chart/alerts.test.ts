@@ -138,7 +138,7 @@ const cases: Record<string, Case[]> = {
         [of(build, 'b')]: '1x9',
         [of(leads, 'b')]: '0 0 1x6',
       },
-      at: 4,
+      at: 2,
     },
     {
       title: 'two installations have a leader each',
@@ -175,7 +175,7 @@ const cases: Record<string, Case[]> = {
         [of(reconciles('success'))]: '0+10x10 100x5 110+10x60',
         [of(reconciles('error'))]: '0x10 10+10x5 60x60',
       },
-      at: 31,
+      at: 24,
     },
     {
       title: 'nothing is reconciled at all',
@@ -184,7 +184,7 @@ const cases: Record<string, Case[]> = {
     },
   ],
   PersonalConnectorQueueNotDraining: [
-    { title: 'keys always wait', series: { [of(depth)]: '1 3x30' }, at: 16, fires: { labels: target, value: '3' } },
+    { title: 'keys always wait', series: { [of(depth)]: '1x30' }, at: 16, fires: { labels: target, value: '1' } },
     { title: 'it was empty once', series: { [of(depth)]: '3x12 0 3x12' }, at: 24 },
     { title: "it is another operator's queue", series: { 'workqueue_depth{name="other"}': '3x30' }, at: 20 },
   ],
@@ -202,7 +202,7 @@ const cases: Record<string, Case[]> = {
       fires: { labels: { ...target, resource: 'pods' }, value: '10m 0s' },
     },
     { title: 'bookmarks come', series: { [of(silence)]: '0 50 5 55 10 60 15 50 5 55 10 60 15' }, at: 10 },
-    { title: 'it was silent for 3 minutes', series: { [of(silence)]: '0+60x3 0 50 5 55 10' }, at: 8 },
+    { title: 'it has been silent for 6 minutes', series: { [of(silence)]: '0+60x20' }, at: 6 },
   ],
   PersonalConnectorHotLoop: [
     {
@@ -239,7 +239,7 @@ const cases: Record<string, Case[]> = {
         [of(connectors('custom', 'False', 'Timeout'))]: '3x20 stale',
         [of(connectors('custom', 'True', 'Ready'))]: '5x20 8x60',
       },
-      at: 31,
+      at: 20,
     },
     { title: 'all are Ready', series: { [of(connectors('custom', 'True', 'Ready'))]: '5x60' }, at: 50 },
   ],
@@ -251,9 +251,14 @@ const cases: Record<string, Case[]> = {
       fires: { labels: target, value: '2m 30s' },
     },
     {
-      title: 'a rush of 10 minutes was worked off',
+      title: 'a rush has been going on for 10 minutes',
       series: { [of('personal_connector_probe_longest_wait_seconds')]: '0+60x10 0x30' },
-      at: 16,
+      at: 10,
+    },
+    {
+      title: 'there is always one that waits for less than 2 minutes',
+      series: { [of('personal_connector_probe_longest_wait_seconds')]: '110x30' },
+      at: 20,
     },
   ],
   PersonalConnectorOperatorMemory: [
