@@ -21,6 +21,7 @@ import { resolveBinaries } from '../cluster/binaries.ts';
 import { createAuthority } from '../cluster/certificates.ts';
 import { run } from '../cluster/process.ts';
 import { operatorWrites } from '../support/audit.ts';
+import { judged } from '../support/gitops.ts';
 import { createSandbox, readyOf, type Sandbox, SECRETS } from '../support/kube.ts';
 import { runOperator } from '../support/operator.ts';
 import { startMcp } from '../support/servers.ts';
@@ -344,6 +345,36 @@ describe('twenty rounds of edits on both sides', () => {
     const own = new Set(writes.filter(write => write.includes('personalconnectors')));
     expect(own).toEqual(new Set(['patch personalconnectors/status']));
     expect(FIELD_MANAGER).not.toBe(STATUS_FIELD_MANAGER);
+  });
+});
+
+describe('what the API server holds', () => {
+  it('is told apart by the tools', async () => {
+    const live = (name: string): Promise<PersonalConnector> => cluster.get(PERSONAL_CONNECTORS, name);
+    const said = async (name: string) => {
+      const [verdicts] = await judged([await live(name)]);
+      return Object.values(verdicts ?? {}).map(({ status, error }) => status ?? error);
+    };
+    const spec = { name: 'Mine', type: 'custom', connectorId: 'custom_mcp', serverUrl: server.url } as const;
+
+    const { status } = await cluster.applyConnector('unseen', { ...spec, suspend: true });
+    expect(status).toEqual({ observedGeneration: -1 });
+    expect(await said('unseen')).toEqual(['Suspended', 'InProgress', 'InProgress']);
+
+    await cluster.applyConnector('well', spec);
+    await settled('well');
+    expect(await said('well')).toEqual(['Healthy', 'Current', 'Current']);
+    await kubectl(['wait', '--for=condition=Ready', 'personalconnector/well', '--timeout=10s']);
+
+    await cluster.applyConnector('well', { ...spec, suspend: true });
+    expect(await said('well')).toEqual(['Suspended', 'InProgress', 'InProgress']);
+    // It goes by the generation too: a Ready of before is no answer.
+    const waiting = kubectl(['wait', '--for=condition=Ready', 'personalconnector/well', '--timeout=1s']);
+    await expect(waiting).rejects.toThrow('timed out waiting');
+
+    await cluster.applyConnector('stalled', { name: 'X', type: 'aitronos_built', connectorId: 'nosuch' });
+    await settled('stalled');
+    expect(await said('stalled')).toEqual(['Degraded', 'Failed', 'Failed']);
   });
 });
 

@@ -1,49 +1,20 @@
-/** What GitOps tools make of connectors: Argo CD, Flux and kstatus by their own libraries (test/cluster/go/gitops). */
+/** What GitOps tools make of connectors: Argo CD, Flux and kstatus by their own libraries. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { load, loadAll } from 'js-yaml';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { HEALTH } from '../../scripts/gitops.ts';
-import { resolveBinaries } from '../cluster/binaries.ts';
-import { run } from '../cluster/process.ts';
+import { FLUX, faultsOf, judged, type Verdict, type Verdicts } from '../support/gitops.ts';
 import { STATES, type State } from './states.ts';
 
 const GITOPS = 'manifests/gitops';
 const read = (...path: string[]): string => readFileSync(join(...path), 'utf8');
 
-interface Verdict {
-  status?: string;
-  message?: string;
-  error?: string;
-}
-type Answer = Record<'argocd' | 'flux' | 'kstatus', Verdict>;
-
-interface HealthCheck {
-  apiVersion: string;
-  kind: string;
-  inProgress: string;
-  failed: string;
-  current: string;
-}
-
-const kustomization = load(read(GITOPS, 'flux/kustomization.yaml')) as { spec: { healthCheckExprs: [HealthCheck] } };
-const [flux] = kustomization.spec.healthCheckExprs;
-
-async function request(asked: object): Promise<{ verdicts: Answer[]; faults: string[] }> {
-  const signal = AbortSignal.timeout(60_000);
-  const { 'gitops-health': program } = await resolveBinaries(['gitops-health'], { signal, progress: console.log });
-  return JSON.parse(await run(program, [], { signal, input: JSON.stringify({ flux, ...asked }) }));
-}
-
-async function ask(objects: unknown[], exprs = flux): Promise<Answer[]> {
-  return (await request({ lua: read(HEALTH, 'health.lua'), flux: exprs, objects })).verdicts;
-}
-
-const told = new Map<State, Answer>();
+const told = new Map<State, Verdicts>();
 beforeAll(async () => {
-  const answers = await ask(STATES.map(({ connector }) => connector));
-  for (const [index, state] of STATES.entries()) told.set(state, answers[index] as Answer);
+  const answers = await judged(STATES.map(({ connector }) => connector));
+  for (const [index, state] of STATES.entries()) told.set(state, answers[index] as Verdicts);
 });
 
 describe('kstatus', () => {
@@ -53,14 +24,14 @@ describe('kstatus', () => {
 
   it('takes an object without status for Current, which is why the CRD gives it a first one', async () => {
     const { status: _, ...bare } = (STATES[0] as State).connector;
-    const [answer] = await ask([bare]);
+    const [answer] = await judged([bare]);
     expect(answer?.kstatus.status).toBe('Current');
   });
 });
 
 describe('Flux', () => {
   it('asks its expressions about connectors', () => {
-    expect(flux).toMatchObject({ apiVersion: 'connectors.aitronos.com/v1', kind: 'PersonalConnector' });
+    expect(FLUX).toMatchObject({ apiVersion: 'connectors.aitronos.com/v1', kind: 'PersonalConnector' });
   });
 
   it.each(STATES.map(state => [state.name, state.flux ?? state.kstatus, state] as const))(
@@ -72,9 +43,9 @@ describe('Flux', () => {
 
   it('fails at once on whatever is wrong, where the page says how', async () => {
     const [, failed] = /^ *failed: (.*Ready.*)$/m.exec(read('docs/gitops.md')) ?? [];
-    const answers = await ask(
+    const answers = await judged(
       STATES.map(({ connector }) => connector),
-      { ...flux, failed: failed ?? '' },
+      { ...FLUX, failed: failed ?? '' },
     );
     for (const [index, { name, argocd, flux: byFlux, kstatus }] of STATES.entries()) {
       const expected = argocd?.status === 'Degraded' ? 'Failed' : (byFlux ?? kstatus);
@@ -89,7 +60,7 @@ describe('Argo CD', () => {
   };
 
   it.each(table.tests)('says of $inputPath: $healthStatus.status', async ({ healthStatus, inputPath }) => {
-    const [answer] = await ask([load(read(HEALTH, inputPath))]);
+    const [answer] = await judged([load(read(HEALTH, inputPath))]);
     expect(answer?.argocd).toEqual(healthStatus);
   });
 
@@ -137,7 +108,7 @@ describe('Argo CD', () => {
       ),
     });
     const objects = fc.sample(object, 2_000);
-    const answers = await ask(objects);
+    const answers = await judged(objects);
     const failures = answers.flatMap(({ argocd }, index) => (argocd.error ? [[argocd.error, objects[index]]] : []));
     expect(failures).toEqual([]);
     expect(new Set(answers.map(({ argocd }) => argocd.status)).size).toBe(4);
@@ -159,8 +130,12 @@ describe('the samples', () => {
       .filter(({ apiVersion }) => apiVersion !== 'v1');
     expect(manifests.map(({ kind }) => kind)).toEqual(['Kustomization', 'OCIRepository', 'HelmRelease']);
     const typo = { ...manifests[0], spec: { ...manifests[0]?.spec, healthCheckExpr: [] } };
-    const { faults } = await request({ manifests: [...manifests, typo] });
-    expect(faults).toEqual(['', '', '', expect.stringContaining('unknown field "healthCheckExpr"')]);
+    expect(await faultsOf([...manifests, typo])).toEqual([
+      '',
+      '',
+      '',
+      expect.stringContaining('unknown field "healthCheckExpr"'),
+    ]);
   });
 
   it('let Argo CD ignore no difference', () => {
