@@ -126,6 +126,8 @@ interface DebianPackage {
   version: string;
   /** As dpkg keeps it. */
   stanza: string;
+  /** The packages made of the same source, itself among them: they have one licence. */
+  kin: string[];
 }
 
 /** Which package of BASE brought a file. */
@@ -141,14 +143,22 @@ function createOwners(base: string): (path: string) => DebianPackage {
     for (const path of readFileSync(join(info, file), 'utf8').split('\n')) owners.set(plain(path), name);
   }
   const status = owners.size === 0 ? '' : readFileSync(join(dpkg, 'status'), 'utf8');
-  const stanzas = new Map(status.split('\n\n').map(stanza => [/^Package: (.*)$/m.exec(stanza)?.[1], stanza.trim()]));
+  const packages = status.split('\n\n').map(stanza => {
+    const field = (name: string): string => new RegExp(`^${name}: (\\S+)`, 'm').exec(stanza)?.[1] ?? '';
+    const name = field('Package');
+    return { name, version: field('Version'), source: field('Source') || name, stanza: stanza.trim() };
+  });
   return path => {
     const name = owners.get(plain(path));
-    const stanza = stanzas.get(name);
-    const version = stanza && /^Version: (.*)$/m.exec(stanza)?.[1];
-    if (!name || !stanza || !version)
-      throw new Error(`${path} of ${base} is of no Debian package: nobody could tell its version or licence`);
-    return { name, version, stanza };
+    const owner = packages.find(one => one.name === name);
+    if (!owner) throw new Error(`${path} of ${base} is of no Debian package: nobody could tell its version or licence`);
+    const { version, stanza, source } = owner;
+    return {
+      name: owner.name,
+      version,
+      stanza,
+      kin: packages.filter(one => one.source === source).map(one => one.name),
+    };
   };
 }
 
@@ -203,11 +213,13 @@ export function writeRuntime(base: string, to: string): Component[] {
   put('etc/ssl/certs/ca-certificates.crt', `${rootCertificates.join('\n')}\n`);
   const distribution = /^ID="?([^"\n]*)/m.exec(osRelease.toString())?.[1] ?? 'debian';
   const packages = [...owners.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-  return packages.map(({ name, version, stanza }) => {
+  return packages.map(({ name, version, stanza, kin }) => {
     // Where scanners look when there is no dpkg.
     put(`var/lib/dpkg/status.d/${name}`, `${stanza}\n`);
-    const copyright = `/usr/share/doc/${name}/copyright`;
-    put(copyright, read(find(base, `licence of ${name}`, [copyright])));
+    const copyrightOf = (one: string): string => `/usr/share/doc/${one}/copyright`;
+    const copyright = copyrightOf(name);
+    // Slim images lack the links to the licence of another package that some packages have instead of their own.
+    put(copyright, read(find(base, `licence of ${name}`, [name, ...kin].map(copyrightOf))));
     return {
       name,
       version,

@@ -1,5 +1,14 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -154,6 +163,19 @@ describe('what the runtime is taken from', () => {
     expect(read('usr/share/doc/libc6/copyright')).toBe('licence of libc');
     expect(read('usr/share/doc/node/LICENSE')).toBe('licence of Node');
     expect(read('var/lib/dpkg/status.d/libc6')).toMatch(/^Package: libc6\n/);
+  });
+
+  it('gives the licence of a package that is made of the same source, where a package has none', () => {
+    const base = makeBase();
+    mkdirSync(join(base, 'usr/share/doc/libc-bin'));
+    renameSync(join(base, 'usr/share/doc/libc6/copyright'), join(base, 'usr/share/doc/libc-bin/copyright'));
+    expect(() => writeRuntime(base, temporary())).toThrow('has no licence of libc6');
+    const status = join(base, 'var/lib/dpkg/status');
+    const text = readFileSync(status, 'utf8').replace('Package: libc6\n', 'Package: libc6\nSource: glibc (2.36-9)\n');
+    writeFileSync(status, `${text}\nPackage: libc-bin\nSource: glibc\nVersion: 1\n`);
+    const to = temporary();
+    writeRuntime(base, to);
+    expect(readFileSync(join(to, 'usr/share/doc/libc6/copyright'), 'utf8')).toBe('licence of libc');
   });
 
   it.each([
