@@ -5,7 +5,8 @@
 import { randomBytes } from 'node:crypto';
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { dump, load, loadAll } from 'js-yaml';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
 import { ANNOTATION, LABEL, PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
@@ -21,6 +22,7 @@ import { createSandbox, type Sandbox, SECRETS } from '../support/kube.ts';
 import { FRESH, type How, KEPT, pollAllWhile, SESSIONS, urlOf } from './polling.ts';
 
 const RESTRICTED = { 'pod-security.kubernetes.io/enforce': 'restricted' };
+const MANIFESTS = join(dirname(dirname(import.meta.dirname)), 'manifests');
 const CRD = `${PERSONAL_CONNECTORS.plural}.${PERSONAL_CONNECTORS.group}`;
 const RELEASE = 'connectors';
 const EVERYTHING = 'http://everything.tools.svc.cluster.local:8000/mcp';
@@ -61,6 +63,13 @@ describe.skipIf(inject('noNode'))('the operator', () => {
     await kubectl('delete', 'crd', CRD, '--ignore-not-found', '--timeout=100s');
   }
 
+  /** Whatever a test left of a release, also where Helm knows of none. */
+  async function sweep(name: string, namespace: string): Promise<void> {
+    await helm('uninstall', name, '-n', namespace, '--wait', '--ignore-not-found');
+    const left = 'deployment,configmap,serviceaccount,networkpolicy,role,rolebinding,clusterrole,clusterrolebinding';
+    await kubectl('-n', namespace, 'delete', left, '-l', `app.kubernetes.io/instance=${name}`, '--ignore-not-found');
+  }
+
   beforeAll(async () => {
     const abort = AbortSignal.timeout(600_000);
     tools = await resolveBinaries(['helm', 'kubectl'], { signal: abort, progress: console.log });
@@ -98,10 +107,7 @@ describe.skipIf(inject('noNode'))('the operator', () => {
 
   afterEach(async () => {
     signal = AbortSignal.timeout(240_000);
-    await helm('uninstall', RELEASE, '-n', home.namespace, '--wait', '--ignore-not-found');
-    // Where its namespace went before, Helm knows of no release any more.
-    const left = ['clusterrole', 'clusterrolebinding'].join(',');
-    await kubectl('delete', left, '-l', `app.kubernetes.io/instance=${RELEASE}`, '--ignore-not-found');
+    await sweep(RELEASE, home.namespace);
     await removeCrd();
     await Promise.all([...teams, home].map(sandbox => sandbox.dispose()));
   });
@@ -297,35 +303,86 @@ describe.skipIf(inject('noNode'))('the operator', () => {
     await remove('two namespaces with connectors, without an operator', ...rest);
   }, 400_000);
 
-  it('is the same by helm install, by kubectl apply of what helm template renders, and by kustomize', async () => {
-    const rendered = await helm('template', RELEASE, CHART, '-n', home.namespace, ...values());
-    const [one] = ten().filter(({ name }) => name === 'custom');
-    if (!one) throw new Error('there is no connector custom');
-    /** What runs now, proven by a connector that becomes Ready; it is gone afterwards. */
-    const running = async (remove: () => Promise<unknown>): Promise<object[]> => {
-      await kubectl('-n', home.namespace, 'wait', '--for=condition=Available', 'deployment', '--all', '--timeout=100s');
-      await apply([one]);
-      await untilReady([one]);
-      const { items } = JSON.parse(await tool('kubectl', ['get', '-f', '-', '-o', 'json'], rendered));
-      await remove();
+  describe('by the names that manifests/install has', () => {
+    const where = ['-n', OPERATOR_NAMESPACE] as const;
+
+    /** The namespace stays: it is that of the operator that others share. */
+    async function remove(manifest: string): Promise<void> {
+      const objects = loadAll(manifest).filter(object => (object as KubeObject | null)?.kind !== 'Namespace');
+      await tool('kubectl', ['delete', '-f', '-', '--timeout=100s'], objects.map(object => dump(object)).join('---\n'));
       await removeCrd();
-      return items.map(asDeclared);
-    };
+    }
 
-    await release('install', CHART, ...values());
-    const byHelm = await running(() => release('uninstall'));
-    expect(byHelm.length).toBeGreaterThan(5);
+    /** A folder with the manifests, of which the overlay is for this image; `more` changes it further. */
+    function manifests(image: Values['image'], more: (overlay: Kustomization, dir: string) => Kustomization): string {
+      const copy = mkdtempSync(join(temporary, 'manifests-'));
+      for (const name of ['install', 'overlay']) cpSync(join(MANIFESTS, name), join(copy, name), { recursive: true });
+      const dir = join(copy, 'overlay');
+      const file = join(dir, 'kustomization.yaml');
+      const overlay = load(readFileSync(file, 'utf8')) as Kustomization;
+      const images = overlay.images.map(({ name }) => ({ name, newName: image.repository, newTag: image.tag }));
+      writeFileSync(file, dump(more({ ...overlay, images }, dir)));
+      return dir;
+    }
 
-    const remove = (): Promise<string> => tool('kubectl', ['delete', '-f', '-', '--timeout=100s'], rendered);
-    await tool('kubectl', ['apply', '--server-side', '-f', '-'], rendered);
-    expect(await running(remove)).toEqual(byHelm);
+    afterEach(async () => {
+      signal = AbortSignal.timeout(200_000);
+      await sweep(OPERATOR_DEPLOYMENT, OPERATOR_NAMESPACE);
+    });
 
-    const overlay = mkdtempSync(join(temporary, 'overlay-'));
-    writeFileSync(join(overlay, 'install.yaml'), rendered);
-    writeFileSync(join(overlay, 'kustomization.yaml'), 'resources: [install.yaml]\n');
-    await kubectl('apply', '--server-side', '-k', overlay);
-    expect(await running(remove)).toEqual(byHelm);
-  }, 400_000);
+    const untilAvailable = (): Promise<string> =>
+      kubectl(...where, 'wait', '--for=condition=Available', 'deployment', OPERATOR_DEPLOYMENT, '--timeout=100s');
+
+    it('is the same by helm install, by helm template and kubectl apply, and by kustomize', async () => {
+      const { image } = load(readFileSync(inject('chartValues'), 'utf8')) as Values;
+      const set = ['--set-string', `image.repository=${image.repository},image.tag=${image.tag}`];
+      const rendered = await helm('template', OPERATOR_DEPLOYMENT, CHART, ...where, ...set);
+      const [one] = ten().filter(({ name }) => name === 'custom');
+      if (!one) throw new Error('there is no connector custom');
+      /** What runs now: it is seen to work. */
+      const running = async (): Promise<object[]> => {
+        await untilAvailable();
+        await teamOf(one).applyConnector(one.name, { ...one.spec, probe: { enabled: false } });
+        await teamOf(one).untilReady(one.name, 'True', 'ProbeDisabled');
+        const { items } = JSON.parse(await tool('kubectl', ['get', '-f', '-', '-o', 'json'], rendered));
+        return items.map(asDeclared);
+      };
+
+      await helm('install', OPERATOR_DEPLOYMENT, CHART, ...where, ...set, '--wait', '--timeout', '120s');
+      const byHelm = await running();
+      expect(byHelm.length).toBeGreaterThan(5);
+      await helm('uninstall', OPERATOR_DEPLOYMENT, ...where, '--wait');
+      await removeCrd();
+
+      await tool('kubectl', ['apply', '--server-side', '-f', '-'], rendered);
+      expect(await running()).toEqual(byHelm);
+      await remove(rendered);
+
+      // The image alone is another one: the settings are those of the chart, as above.
+      const dir = manifests(image, ({ configMapGenerator: _, patches: __, ...overlay }) => overlay);
+      await kubectl('apply', '--server-side', '-k', dir);
+      expect(await running()).toEqual(byHelm);
+      await remove(rendered);
+    }, 400_000);
+
+    it('has the settings of an overlay, and its image for the bridges of servers', async () => {
+      const { image } = load(readFileSync(inject('chartValues'), 'utf8')) as Values;
+      const rendered = loadAll(await helm('template', OPERATOR_DEPLOYMENT, CHART, ...where, ...values()));
+      const config = (rendered as (KubeObject & { data?: Record<string, string> })[]).find(
+        object => object?.kind === 'ConfigMap',
+      );
+      const dir = manifests(image, (overlay, folder) => {
+        writeFileSync(join(folder, 'config.yaml'), config?.data?.['config.yaml'] ?? '');
+        return overlay;
+      });
+      await kubectl('apply', '--server-side', '-k', dir);
+      await untilAvailable();
+      const some = ten().filter(({ name }) => ['sessions', 'custom'].includes(name));
+      await apply(some);
+      await untilReady(some);
+      await remove(await kubectl('kustomize', dir));
+    }, 400_000);
+  });
 
   describe('of the version before', () => {
     it('is upgraded and rolled back: nothing is lost, and nothing is replaced but the bridges', async context => {
@@ -425,16 +482,25 @@ describe.skipIf(inject('noNode'))('the operator', () => {
   });
 });
 
-/** An object without what the API server adds, and without what Helm and kubectl note about themselves. */
-function asDeclared({ status: _, metadata, ...rest }: KubeObject & { status?: object }): object {
-  const { name, namespace, labels, annotations } = metadata;
-  const without = (entries: Record<string, string> = {}, bookkeeping: RegExp): object =>
-    Object.fromEntries(Object.entries(entries).filter(([key]) => !bookkeeping.test(key)));
-  return {
-    ...rest,
-    name,
-    namespace,
-    labels: without(labels, /^app\.kubernetes\.io\/managed-by$/),
-    annotations: without(annotations, /^(meta\.helm\.sh|deployment\.kubernetes\.io)\//),
-  };
+/** An object without what the API server adds, and without what Helm and kubectl note about themselves, also on Pods. */
+function asDeclared({ status: _, ...object }: KubeObject & { status?: object }): object {
+  const bookkeeping =
+    /^(app\.kubernetes\.io\/managed-by|helm\.sh\/chart|meta\.helm\.sh\/.*|deployment\.kubernetes\.io\/.*)$/;
+  const { uid, resourceVersion, creationTimestamp, generation, managedFields, ...metadata } =
+    object.metadata as KubeObject['metadata'] & { managedFields?: unknown };
+  return JSON.parse(JSON.stringify({ ...object, metadata }), (key, value: unknown) => {
+    if (key !== 'labels' && key !== 'annotations') return value;
+    const kept = Object.entries(value as object).filter(([name]) => !bookkeeping.test(name));
+    return kept.length > 0 ? Object.fromEntries(kept) : undefined;
+  }) as object;
+}
+
+interface Values {
+  image: { repository: string; tag: string };
+}
+
+interface Kustomization {
+  images: { name: string; newName: string; newTag: string }[];
+  configMapGenerator?: object[];
+  patches?: object[];
 }
