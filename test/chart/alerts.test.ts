@@ -274,12 +274,20 @@ const cases: Record<string, Case[]> = {
       fires: { labels: target, value: '95%' },
     },
     {
-      title: 'it was at 95 % for 10 minutes',
+      title: 'it has been at 95 % for 10 minutes',
       series: {
-        [of('process_resident_memory_bytes')]: '95x10 80x30',
+        [of('process_resident_memory_bytes')]: '95x40',
         [of('personal_connector_memory_limit_bytes')]: '100x40',
       },
-      at: 16,
+      at: 10,
+    },
+    {
+      title: 'it stays at 85 %',
+      series: {
+        [of('process_resident_memory_bytes')]: '85x40',
+        [of('personal_connector_memory_limit_bytes')]: '100x40',
+      },
+      at: 30,
     },
   ],
 };
