@@ -53,7 +53,10 @@ export interface ReflectorOptions<T extends Stored> {
   now?: () => number;
 }
 
-/** Not all that there is was told yet; it was, at least once; or the server's last word was that it may not be told (403). */
+/**
+ * Not all that there is was told yet, or not since it was refused for long; it was; or the server's last word was that it
+ * may not be told (403).
+ */
 export type Standing = 'filling' | 'filled' | 'refused';
 
 export interface Reflector {
@@ -83,7 +86,6 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
   const { promise: synced, resolve: markSynced } = Promise.withResolvers<void>();
   let progressAt = now();
   let standing: Standing = 'filling';
-  let isFilled = false;
   /** The store holds all up to this version; empty when all must be read (anew). */
   let version = '';
   /** The version that the try in hand began with, or that it was filled with. */
@@ -101,7 +103,10 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     onStanding?.();
   }
 
-  const welcome = (): void => stand(isFilled ? 'filled' : 'filling');
+  /** Where it was kept out for so long that all must be read anew, the store holds what was there once. */
+  function welcome(): void {
+    if (standing === 'refused') stand(version === '' ? 'filling' : 'filled');
+  }
 
   function fill(objects: readonly T[], resourceVersion: string, how: 'list' | 'watch-list'): void {
     store.replace(objects, resourceVersion);
@@ -109,8 +114,7 @@ export function startReflector<T extends Stored>(options: ReflectorOptions<T>): 
     from = version;
     refillAt = now() + REFILL_MS.min + random() * REFILL_MS.spread;
     observer?.filled(how);
-    isFilled = true;
-    welcome();
+    stand('filled');
     markSynced();
   }
 

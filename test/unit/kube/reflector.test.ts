@@ -1051,6 +1051,17 @@ describe('the standing of a reflector', () => {
     await stop(fake);
   });
 
+  it('is that it fills when it was refused for so long that all is read anew: what it knows may be gone', async () => {
+    const fake = await startWatching({ refuse: [undefined, ...Array.from({ length: 12 }, () => answer(403))] });
+    fake.last().fail(new Error('down'));
+    while (fake.watches.length === 1) await pass(1_000);
+    expect([fake.calls.at(-1), fake.standings]).toEqual(['watch-list', ['filled', 'refused', 'filling']]);
+    fake.last().push(filled(9));
+    await settle();
+    expect(fake.standings.slice(3)).toEqual(['filled']);
+    await stop(fake);
+  });
+
   it('is that it is refused when a list is, and filled when one is taken', async () => {
     const fake = startFake({ lists: [answer(403), page(7)] });
     await pass(FIRST_WAIT);
