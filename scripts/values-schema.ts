@@ -29,14 +29,15 @@ const monitor = z.strictObject({
 });
 const cidrs = z.array(z.string().regex(/^[0-9a-fA-F:.]+\/[0-9]{1,3}$/));
 const hosts = z.array(z.string().regex(/^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$/));
-const portRange = z.string().regex(/^[0-9]{1,5}(-[0-9]{1,5})?$/);
+/** One or a range; the chart says if a range ends before it begins, or beyond 65535. */
+const portRange = z.string().regex(/^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$/);
 const { allowedImages, addressPolicy, clusterDomain, probe } = policySchema.shape;
 
 const valuesSchema = z.strictObject({
   fullnameOverride: z.string().regex(/^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$/),
   commonLabels: strings,
   image: z.strictObject({
-    repository: z.string().regex(/^[^\s@]+$/),
+    repository: catalogEntrySchema.shape.image,
     tag: z.string().regex(/^([\w][\w.-]{0,127})?$/),
     digest: z.string().regex(/^(sha256:[0-9a-f]{64})?$/),
     pullPolicy: z.enum(['Always', 'IfNotPresent', 'Never']),

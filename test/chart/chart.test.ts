@@ -3,9 +3,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { load } from 'js-yaml';
+import { load, loadAll } from 'js-yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CHART, generateChart, NAMESPACE, RELEASE } from '../../scripts/install.ts';
+import { CHART, generateChart, NAMESPACE, RELEASE, render } from '../../scripts/install.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 
 const root = join(import.meta.dirname, '..', '..');
@@ -54,6 +54,19 @@ describe('the chart', () => {
       expect(readFileSync(join(root, path), 'utf8'), path).toBe(text);
   });
 
+  it('makes new Pods when its settings change, and only then', async () => {
+    const template = async (...args: string[]): Promise<unknown> => {
+      const objects = loadAll(await render(tools.helm, ...args)) as { kind?: string; spec: { template: unknown } }[];
+      return objects.find(object => object?.kind === 'Deployment')?.spec.template;
+    };
+    const standard = await template();
+    expect(standard).toBeDefined();
+    for (const setting of ['probe.intervalSeconds=60', 'allowedImages={a}', 'rbac.readSecrets=true'])
+      expect(await template('--set', setting), setting).not.toEqual(standard);
+    for (const other of ['networkPolicy.enabled=false', 'metrics.service.enabled=true'])
+      expect(await template('--set', other), other).toEqual(standard);
+  });
+
   it('describes each of its values', () => {
     const page = readFileSync(join(CHART, 'README.md'), 'utf8');
     const rows = page.split('\n').filter(line => /^\| [\w.]+ \| /.test(line));
@@ -73,6 +86,7 @@ const mistakes: [string, RegExp][] = [
   ['image.tagg=1', /image.*additional properties 'tagg' not allowed/s],
   ['image.digest=sha256:123', /image\/digest.*does not match pattern/s],
   ['image.repository=has space', /image\/repository/],
+  ['image.repository=registry.example.com/pco:0.1.0', /image\/repository.*does not match pattern/s],
   ['rbac.readSecret=true', /rbac.*additional properties 'readSecret' not allowed/s],
   ['rbac.readSecrets=ja', /rbac\/readSecrets.*got string, want boolean/s],
   ['replicas=two', /replicas.*got string, want integer/s],
@@ -84,6 +98,7 @@ const mistakes: [string, RegExp][] = [
   ['addressPolicy.allowCidrs={10.0.0.1}', /addressPolicy\/allowCidrs\/0.*does not match pattern/s],
   ['addressPolicy.allowHosts={https://x}', /addressPolicy\/allowHosts\/0.*does not match pattern/s],
   ['addressPolicy.ports={http}', /addressPolicy\/ports\/0/],
+  ['addressPolicy.ports={0-80}', /addressPolicy\/ports\/0/],
   ['probe.intervalSeconds=5m', /probe\/intervalSeconds.*got string, want number/s],
   ['probe.interval=5', /probe.*additional properties 'interval' not allowed/s],
   ['probe.proxy=proxy:3128', /probe\/proxy.*does not match pattern/s],
@@ -112,7 +127,9 @@ describe('the schema of the values', () => {
     'runAsUser=null',
     'catalog.jira=null',
     'catalog.jira.env.JIRA_SSL_VERIFY=no',
+    'image.repository=localhost:5000/team/pco',
     'addressPolicy.ports={443}',
+    'addressPolicy.ports={1-65535}',
     'addressPolicy.allowHosts={*.example.com,MCP.example.com}',
     'addressPolicy.allowCidrs={fd00::/8}',
     'probe.proxy=https://user:pw@[fd00::1]:3128',

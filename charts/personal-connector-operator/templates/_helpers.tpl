@@ -92,10 +92,17 @@ probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
 {{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: with both, each figure would be there twice; enable one" }}
 {{- end }}
+{{- range .Values.addressPolicy.ports }}
+{{- $range := splitList "-" (toString .) }}
+{{- if or (gt (int (first $range)) (int (last $range))) (gt (int (last $range)) 65535) }}
+{{- fail (printf "addressPolicy.ports: %q is no port: write it like 443, or 1024-65535 for a range" (toString .)) }}
+{{- end }}
+{{- end }}
 {{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "POD_NAME" "POD_NAMESPACE" }}
+{{- $names = concat $names (list "LEASE_NAMESPACE" "HEALTH_HOST" "HEALTH_PORT") }}
 {{- range .Values.extraEnv }}
 {{- if has .name $names }}
-{{- fail (printf "extraEnv: %s is set by the chart, or stands there twice; remove it, and use the value of the chart that sets it" .name) }}
+{{- fail (printf "extraEnv: %s is the chart's own, or stands there twice; remove it, and use the value of the chart for it if there is one" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
