@@ -8,11 +8,11 @@ import {
   copyFileSync,
   existsSync,
   lstatSync,
-  lutimesSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -244,15 +244,16 @@ async function writeApp(to: string, runtime: readonly Component[]): Promise<void
   writeFileSync(join(sbom, 'personal-connector-operator.spdx.json'), spdx(components, sourceDate()));
 }
 
-/** Modes and times that depend neither on the builder's umask nor on its clock. */
+/**
+ * Modes and times that depend neither on the builder's umask nor on its clock. The times are not $SOURCE_DATE_EPOCH: the
+ * layer of Node is the same, and is pulled once, as long as Node is.
+ */
 function settle(dir: string): void {
-  const date = sourceDate();
-  const entries = readdirSync(dir, { recursive: true, withFileTypes: true });
-  for (const entry of entries) {
+  for (const entry of readdirSync(dir, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name);
     const isExecutable = entry.isDirectory() || (lstatSync(path).mode & 0o100) !== 0;
     chmodSync(path, isExecutable ? 0o755 : 0o644);
-    lutimesSync(path, date, date);
+    utimesSync(path, 0, 0);
   }
 }
 
