@@ -99,5 +99,5 @@ const result =
   command === 'poll'
     ? await poll(url, connections, clients)
     : { auto: await use(url, 'auto'), legacy: await use(url, 'legacy') };
-process.stdout.write(JSON.stringify(result));
-process.exit(0);
+// An exit would cut off what a pipe does not take at once.
+process.stdout.write(JSON.stringify(result), () => process.exit(0));
