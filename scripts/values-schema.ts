@@ -34,7 +34,7 @@ const portRange = z.string().regex(/^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$/);
 const { allowedImages, addressPolicy, clusterDomain, probe } = policySchema.shape;
 
 const valuesSchema = z.strictObject({
-  fullnameOverride: z.string().regex(/^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$/),
+  fullnameOverride: z.string().regex(/^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$/),
   commonLabels: strings,
   image: z.strictObject({
     repository: catalogEntrySchema.shape.image,

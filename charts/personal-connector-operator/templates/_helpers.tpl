@@ -7,7 +7,7 @@
 {{- define "pco.selectorLabels" -}}
 {{- /* NetworkPolicies of hosted servers let in Pods with this name: it is the same in every release. */ -}}
 app.kubernetes.io/name: personal-connector-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "pco.podSelectorLabels" -}}
