@@ -128,7 +128,15 @@ function permissionsPage(
     ].join('\n'),
     '## In its own namespace',
     [...head, ...rows(standard.Role, () => 'always')].join('\n'),
-    'It has no right to make Pods, to read logs, to read Secrets unasked, to write connectors, or to grant rights. Who may make connectors in a namespace may have the images of the catalog, and those that `allowedImages` names, run there with the Secrets of that namespace: as who may make Pods there can.',
+    [
+      'It has no right to read logs, to read Secrets unasked, to write connectors, or to grant rights. But Deployments are Pods',
+      'at one remove: who takes the operator over can run Pods, with any Secret and ServiceAccount there, wherever it looks',
+      'after connectors. Guard its namespace accordingly; `watchNamespaces` draws the line closer.',
+    ].join('\n'),
+    [
+      'Who may make connectors in a namespace may have the images of the catalog, and those that `allowedImages` names, run',
+      'there with the Secrets of that namespace: as who may make Pods there can.',
+    ].join('\n'),
     `${standard.ClusterRole.length} rules always, ${asked.length} more on request, ${standard.Role.length} for the Lease.`,
     '',
   ].join('\n\n');
