@@ -60,8 +60,15 @@ export function metricsPage(notice: string): string {
   return [
     notice,
     '# Metrics',
-    'The operator serves these at `/metrics` of port 8080, container port `http`, for Prometheus. No label holds the name or URL\nof a connector, or anything else that a user writes. A scrape reads memory alone: it costs the API server nothing.',
-    'The reasons of `personal_connectors` are those of [`Ready`](conditions.md); `Pending` means that a connector has no status\nyet, `Other` a reason that the operator does not know. Replicas that stand by tell of the same connectors as the one that\nleads: take the `max`, not the `sum`, over Pods.',
+    [
+      'The operator serves these at `/metrics` of port 8080, container port `http`, for Prometheus. No label holds the name or',
+      'URL of a connector, or anything else that a user writes. A scrape reads memory alone: it costs the API server nothing.',
+    ].join('\n'),
+    [
+      'The reasons of `personal_connectors` are those of [`Ready`](conditions.md); `Pending` means that a connector has no',
+      'status yet, `Other` a reason that the operator does not know. Replicas that stand by tell of the same connectors as the',
+      'one that leads: take the `max`, not the `sum`, over Pods.',
+    ].join('\n'),
     ...sections,
     '## Outcomes of probes',
     ['| `outcome` | meaning |', '| --- | --- |', ...outcomes].join('\n'),
