@@ -220,7 +220,7 @@ describe.skipIf(inject('noNode'))('the operator', () => {
       polled.reduce((n, one) => n + count(one), 0);
     const lost = polled.flatMap(({ failed }) => failed);
     console.log(`${what}: ${sum(one => one.asked)} requests, ${lost.length} lost, ${sum(one => one.renewed)} renewed`);
-    expect(lost).toEqual([]);
+    expect([...new Set(lost)]).toEqual([]);
     for (const [i, { renewed }] of polled.entries()) {
       // A session that is open as its Pod goes is over: one, or one more that just missed it.
       expect(renewed).toBeLessThanOrEqual(asked[i]?.how === SESSIONS ? 2 * replaced : 0);
