@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -7,6 +7,7 @@ import { readElf } from '../../scripts/rootfs.ts';
 import { BRIDGE_COMMAND, BRIDGE_DIR, INJECT_COMMAND } from '../../src/bridge/layout.ts';
 import { type Architecture, exportImage, OWN_ARCHITECTURE } from './images.ts';
 import { operatorSource } from './operator-image.ts';
+import { ensurePackages } from './packages.ts';
 import { run } from './process.ts';
 
 const canBuild = process.platform === 'linux' && process.getuid?.() === 0;
@@ -15,8 +16,18 @@ const BUILD_MS = 20 * 60_000;
 const MOST_COMPRESSED_MB = 50;
 
 const TARGETS = {
-  amd64: { machine: 62, triplet: 'x86_64-linux-gnu', loader: 'lib64/ld-linux-x86-64.so.2', emulator: 'qemu-x86_64' },
-  arm64: { machine: 183, triplet: 'aarch64-linux-gnu', loader: 'lib/ld-linux-aarch64.so.1', emulator: 'qemu-aarch64' },
+  amd64: {
+    machine: 62,
+    triplet: 'x86_64-linux-gnu',
+    loader: 'lib64/ld-linux-x86-64.so.2',
+    emulator: 'qemu-x86_64-static',
+  },
+  arm64: {
+    machine: 183,
+    triplet: 'aarch64-linux-gnu',
+    loader: 'lib/ld-linux-aarch64.so.1',
+    emulator: 'qemu-aarch64-static',
+  },
 } satisfies Record<Architecture, object>;
 
 interface Entry {
@@ -79,20 +90,29 @@ async function build(name: string, architecture: Architecture): Promise<Built> {
   };
 }
 
-/** The command in a root that it cannot write to, as nobody, with nothing but what the image sets and any container has. */
+/**
+ * The command in a root that it cannot write to, as nobody, with nothing but what the image sets and any container has;
+ * and with an emulator, where this machine is of another architecture.
+ */
 async function runIn(
   root: string,
-  command: readonly string[],
+  architecture: Architecture,
+  [program = '', ...args]: readonly string[],
   writable?: { from: string; at: string },
 ): Promise<string> {
+  const emulated = architecture !== OWN_ARCHITECTURE;
   const mounts = { '/proc': '/proc', ...(writable && { [writable.at]: writable.from }) };
   const script = [
     'mount --bind "$ROOT" "$ROOT"',
     ...Object.entries(mounts).map(([at, from]) => `mkdir -p "$ROOT${at}" && mount --bind "${from}" "$ROOT${at}"`),
+    ...(emulated
+      ? [`touch "$ROOT/emulator" && mount --bind /usr/bin/${TARGETS[architecture].emulator} "$ROOT/emulator"`]
+      : []),
     'mount -o remount,ro,bind "$ROOT"',
     'exec chroot --userspec=65532:65532 "$ROOT" "$@"',
   ].join(' && ');
-  return await run('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command], {
+  const command = emulated ? ['/emulator', program === 'node' ? '/usr/local/bin/node' : program] : [program];
+  return await run('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command, ...args], {
     env: { PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', ROOT: root },
   });
 }
@@ -105,10 +125,11 @@ function regularFiles(root: string): string[] {
 
 describe.runIf(canBuild).each(['amd64', 'arm64'] as const)('the image for %s', architecture => {
   const target = TARGETS[architecture];
-  const runs = architecture === OWN_ARCHITECTURE || existsSync(`/proc/sys/fs/binfmt_misc/${target.emulator}`);
   let built: Built;
 
   beforeAll(async () => {
+    if (architecture !== OWN_ARCHITECTURE)
+      await ensurePackages(['qemu-user-static'], { signal: AbortSignal.timeout(BUILD_MS), progress: console.log });
     built = await build(architecture, architecture);
     console.log(`the image for ${architecture}: ${built.compressedMb.toFixed(1)} MB compressed, ${built.digest}`);
   }, BUILD_MS);
@@ -211,32 +232,40 @@ describe.runIf(canBuild).each(['amd64', 'arm64'] as const)('the image for %s', a
     expect(built.compressedMb).toBeLessThan(MOST_COMPRESSED_MB);
   });
 
-  it.runIf(runs)('runs as nobody in a root that cannot be written to', async () => {
-    const help = await runIn(built.root, ['node', '/app/operator.mjs', '--help']);
+  it('runs as nobody in a root that cannot be written to', async () => {
+    const help = await runIn(built.root, architecture, ['node', '/app/operator.mjs', '--help']);
     expect(help).toMatch(/^personal-connector-operator \[options\]/);
     // It ends with 1: the server cannot be used.
-    const probe = runIn(built.root, ['node', '/app/operator.mjs', 'probe', '--json', 'http://127.0.0.1:8080/mcp']);
+    const probe = runIn(built.root, architecture, [
+      'node',
+      '/app/operator.mjs',
+      'probe',
+      '--json',
+      'http://127.0.0.1:8080/mcp',
+    ]);
     await expect(probe).rejects.toThrow('"reason": "AddressDenied"');
-    expect(await runIn(built.root, ['node', '-p', 'process.getuid()'])).toBe('65532\n');
-    await expect(runIn(built.root, ['node', '-e', 'fs.writeFileSync("/x", "")'])).rejects.toThrow('EROFS');
+    expect(await runIn(built.root, architecture, ['node', '-p', 'process.getuid()'])).toBe('65532\n');
+    await expect(runIn(built.root, architecture, ['node', '-e', 'fs.writeFileSync("/x", "")'])).rejects.toThrow(
+      'EROFS',
+    );
   });
 
-  it.runIf(runs)('has the bridge that runs where there is nothing else', async () => {
+  it('has the bridge that runs where there is nothing else', async () => {
     const bridge = join(dir, `bridge-${architecture}`);
     mkdirSync(bridge);
     // As an emptyDir is for a Pod that sets no fsGroup.
     await run('chmod', ['0777', bridge]);
-    await runIn(built.root, INJECT_COMMAND, { from: bridge, at: BRIDGE_DIR });
+    await runIn(built.root, architecture, INJECT_COMMAND, { from: bridge, at: BRIDGE_DIR });
     const empty = join(dir, `empty-${architecture}`);
     mkdirSync(empty);
     const [loader, ...args] = BRIDGE_COMMAND;
     const command = [loader, ...args.slice(0, -1), '-p', 'process.version'];
-    expect(await runIn(empty, command, { from: bridge, at: BRIDGE_DIR })).toBe(`${process.version}\n`);
+    expect(await runIn(empty, architecture, command, { from: bridge, at: BRIDGE_DIR })).toBe(`${process.version}\n`);
     const injected = readFileSync(join(bridge, 'bridge.mjs'));
     expect(injected.equals(readFileSync(join(built.root, 'app/bridge.mjs')))).toBe(true);
   });
 
-  it.runIf(architecture === OWN_ARCHITECTURE)(
+  it(
     'has one digest, however often it is built',
     async () => {
       const again = await build(`${architecture}-again`, architecture);

@@ -16,6 +16,7 @@ const packages = {
   buildah: 'buildah',
   'busybox-static': 'busybox',
   'python3-venv': '/var/lib/dpkg/info/python3-venv.list',
+  'qemu-user-static': '/usr/bin/qemu-aarch64-static',
   'ca-certificates': '/etc/ssl/certs/ca-certificates.crt',
 };
 
