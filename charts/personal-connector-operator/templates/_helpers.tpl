@@ -28,8 +28,7 @@ app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "pco.serviceAccountName" -}}
-{{- if .Values.serviceAccount.create }}{{ default (include "pco.fullname" .) .Values.serviceAccount.name }}
-{{- else }}{{ default "default" .Values.serviceAccount.name }}{{ end }}
+{{- default (include "pco.fullname" .) .Values.serviceAccount.name }}
 {{- end }}
 
 {{- define "pco.image" -}}
@@ -89,6 +88,9 @@ probe: {{- toYaml .Values.probe | nindent 2 }}
 
 {{- /* Settings that contradict each other: said here, where the schema of the values cannot. */ -}}
 {{- define "pco.validate" -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}
+{{- fail "serviceAccount.create is false: name in serviceAccount.name the one to use. The namespace's default one would hand the operator's rights to every Pod there" }}
+{{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
 {{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: with both, each figure would be there twice; enable one" }}
 {{- end }}
