@@ -25,6 +25,7 @@ const tasks = {
   operator: [isPublished ? 'dist/operator.mjs' : 'src/main.ts'],
   cluster: ['test/cluster/cli.ts'],
   alarms: ['test/zoo/alarms.ts'],
+  bench: ['test/bench/scale.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   'bench:restart': ['test/bench/restart.ts'],
   'bench:bridge': ['test/bench/bridge.ts'],

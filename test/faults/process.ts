@@ -16,8 +16,8 @@ export interface Executable extends AsyncDisposable {
 export interface StartOptions {
   /** Path of the kubeconfig. */
   kubeconfig: string;
-  /** The only namespace that it looks at. */
-  namespace: string;
+  /** The only namespace that it looks at; absent means all. */
+  namespace?: string;
   policy?: PolicyInput;
   /** More flags. */
   args?: readonly string[];
@@ -109,7 +109,8 @@ async function startProcess(
   settings: readonly string[],
   { kubeconfig, namespace, args = [], env = {} }: StartOptions,
 ): Promise<OperatorProcess> {
-  const flags = ['--host', '127.0.0.1', '--port', '0', '--namespace', namespace, ...settings, ...args];
+  const where = namespace === undefined ? [] : ['--namespace', namespace];
+  const flags = ['--host', '127.0.0.1', '--port', '0', ...where, ...settings, ...args];
   const child = spawn('/bin/sh', ['-c', GUARD, 'sh', process.execPath, file, ...flags], {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
