@@ -11,7 +11,7 @@ import { isBad } from './connector/catalog.ts';
 import { type Refusal, watchNamespaces } from './connector/namespaces.ts';
 import { createReconciler } from './connector/reconcile.ts';
 import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
-import { createStores, watchChanges } from './connector/stores.ts';
+import { connectorsIn, createStores, watchChanges } from './connector/stores.ts';
 import { tally } from './connector/tally.ts';
 import { createClient } from './kube/client.ts';
 import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
@@ -159,9 +159,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     onTurn(namespace, isOpen) {
       if (synced && isOpen) log.info({ namespace }, 'the namespace may be looked at: its connectors are looked after');
       // Those of one that was closed are probed no more.
-      for (const connector of stores.connectors.values())
-        if ([undefined, connector.metadata.namespace].includes(namespace))
-          enqueue(keyOf(connector), 'low', 'Namespace');
+      for (const connector of connectorsIn(stores.connectors, namespace)) enqueue(keyOf(connector), 'low', 'Namespace');
     },
     onRefused: refusal => log.warn({ ...refusal, error: describeError(refusal.error) }, remedyOf(refusal)),
   });

@@ -156,12 +156,19 @@ export function startReferenceReflector(
     }),
   });
   void reflector.synced.then(() => {
-    for (const connector of connectors.values()) {
-      const isHere = [undefined, connector.metadata.namespace].includes(options.namespace);
-      if (isHere && referencesOf(connector).length > 0) options.enqueue(keyOf(connector), 'low', type.kind);
-    }
+    for (const connector of connectorsIn(connectors, options.namespace))
+      if (referencesOf(connector).length > 0) options.enqueue(keyOf(connector), 'low', type.kind);
   });
   return reflector;
+}
+
+/** Those of a namespace; undefined means all. */
+export function* connectorsIn(
+  connectors: Pick<ConnectorStore, 'values'>,
+  namespace: string | undefined,
+): Generator<PersonalConnector> {
+  for (const connector of connectors.values())
+    if (namespace === undefined || connector.metadata.namespace === namespace) yield connector;
 }
 
 function scopeOf({ namespace }: ReflectorsOptions): Scope {
