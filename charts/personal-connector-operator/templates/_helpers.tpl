@@ -100,12 +100,28 @@ probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- fail (printf "addressPolicy.ports: %q is no port: write it like 443, or 1024-65535 for a range" (toString .)) }}
 {{- end }}
 {{- end }}
-{{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "POD_NAME" "POD_NAMESPACE" }}
-{{- $names = concat $names (list "LEASE_NAMESPACE" "HEALTH_HOST" "HEALTH_PORT") }}
+{{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "LEASE_NAMESPACE" "POD_NAME" "POD_NAMESPACE" "HEALTH_HOST" "HEALTH_PORT" }}
 {{- range .Values.extraEnv }}
 {{- if has .name $names }}
 {{- fail (printf "extraEnv: %s is the chart's own, or stands there twice; remove it, and use the value of the chart for it if there is one" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
+{{- end }}
+{{- end }}
+
+{{- /* What a ServiceMonitor and a PodMonitor have in common: how the metrics are scraped. */ -}}
+{{- define "pco.scrapeEndpoint" -}}
+port: http
+{{- with .interval }}
+interval: {{ . | quote }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . | quote }}
+{{- end }}
+{{- with .relabelings }}
+relabelings: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
