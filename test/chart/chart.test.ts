@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { load, loadAll } from 'js-yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CHART, generateChart, NAMESPACE, RELEASE, render } from '../../scripts/install.ts';
+import { CHART, generateChart, NAMESPACE, render } from '../../scripts/install.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 
 const root = join(import.meta.dirname, '..', '..');
@@ -22,7 +22,7 @@ afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 /** What Helm says of a fault, or nothing when there is none. */
 async function faultOf(...args: string[]): Promise<string | undefined> {
   try {
-    await exec(tools.helm, ['template', RELEASE, CHART, '--namespace', NAMESPACE, ...args], { maxBuffer: 1e8 });
+    await render(tools.helm, ...args);
     return undefined;
   } catch (error) {
     return (error as { stderr: string }).stderr;

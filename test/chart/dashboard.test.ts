@@ -1,13 +1,10 @@
 /** The Grafana dashboard as a file; that its queries give data is seen in test/api/observability.test.ts. */
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import { load } from 'js-yaml';
 import { describe, expect, it } from 'vitest';
-import { CHART, NAMESPACE, RELEASE } from '../../scripts/install.ts';
+import { render } from '../../scripts/install.ts';
 import { resolveBinaries } from '../cluster/binaries.ts';
 import { readAlerts, readDashboard, unknownMetrics } from '../support/observability.ts';
 
-const exec = promisify(execFile);
 const dashboard = readDashboard();
 const panels = dashboard.panels.filter(({ type }) => type !== 'row');
 const queries = panels.flatMap(({ title, targets = [] }) => targets.map(target => ({ title, ...target })));
@@ -77,8 +74,7 @@ describe('the dashboard', () => {
     const { signal } = new AbortController();
     const { helm } = await resolveBinaries(['helm'], { signal, progress: console.log });
     const args = ['--set', 'metrics.dashboard.enabled=true', '--show-only', 'templates/dashboard.yaml'];
-    const { stdout } = await exec(helm, ['template', RELEASE, CHART, '--namespace', NAMESPACE, ...args]);
-    const { data } = load(stdout) as { data: Record<string, string> };
+    const { data } = load(await render(helm, ...args)) as { data: Record<string, string> };
     expect(JSON.parse(data['personal-connector-operator.json'] ?? '')).toEqual(dashboard);
   });
 });
