@@ -1,6 +1,6 @@
 /** The catalog: which aitronos_built connectors there are, and how their servers are run. */
 
-import { z } from 'zod';
+import * as z from 'zod';
 
 const quantities = z.record(z.string(), z.union([z.string(), z.number()]));
 

@@ -1,6 +1,6 @@
 /** What the operator's admin decides: the catalog, which images and addresses are allowed, and the defaults of probes. */
 
-import { z } from 'zod';
+import * as z from 'zod';
 import { catalogSchema } from './catalog.ts';
 
 const seconds = z.number().positive();

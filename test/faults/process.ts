@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { Writable } from 'node:stream';
 import { build } from 'esbuild';
+import { SINGLE_FILE } from '../../scripts/build.ts';
 import type { PolicyInput } from '../../src/connector/policy.ts';
 import { run, until } from '../cluster/process.ts';
 
@@ -73,17 +74,10 @@ export async function buildOperator(kubeconfig: string): Promise<Executable> {
   await build({
     entryPoints: [join(import.meta.dirname, 'operator.ts')],
     outfile: file,
-    bundle: true,
-    platform: 'node',
-    target: 'node26',
-    format: 'esm',
-    logLevel: 'error',
+    ...SINGLE_FILE,
     legalComments: 'none',
     // In one file, the product's main module would take itself for the one that was started.
     define: { 'import.meta.main': 'false' },
-    banner: {
-      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
-    },
   });
   // Fills the compile cache.
   await run(process.execPath, [file, '--help'], { env });
