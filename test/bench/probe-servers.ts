@@ -95,17 +95,26 @@ const hostile: Record<string, () => Server> = {
 
 export const HOSTILE = Object.keys(hostile);
 
+async function listen(server: Server): Promise<number> {
+  await new Promise<void>(resolve => server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, resolve));
+  return (server.address() as AddressInfo).port;
+}
+
+const modern = (): Server => createServer(good('2026-07-28', method => method !== 'initialize'));
+
+/** Starts one that is well, and gives its port. */
+export const startModernServer = (): Promise<number> => listen(modern());
+
 /** Starts all, and gives their URLs by name. */
 export async function startServers(): Promise<Record<string, string>> {
   const servers: Record<string, Server> = {
-    modern: createServer(good('2026-07-28', method => method !== 'initialize')),
+    modern: modern(),
     legacy: createServer(good('2025-11-25', method => method !== 'server/discover')),
     ...Object.fromEntries(Object.entries(hostile).map(([name, make]) => [name, make()])),
   };
   const urls: Record<string, string> = {};
   for (const [name, server] of Object.entries(servers)) {
-    await new Promise<void>(resolve => server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, resolve));
-    urls[name] = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`;
+    urls[name] = `http://127.0.0.1:${await listen(server)}/mcp`;
   }
   return urls;
 }

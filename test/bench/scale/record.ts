@@ -6,20 +6,21 @@ import { startProxy } from '../../faults/proxy.ts';
 import { connect, until } from '../../support/kube.ts';
 import { GENERATION, NAME, type Recorded, UID, type Write } from './floor.ts';
 import { startOurs } from './subjects.ts';
-import { NAMESPACE, type Workload } from './workloads.ts';
+import { NAMESPACE, type OwnWorkload } from './workloads.ts';
 
 const RECORDED = 'recorded-connector';
 
-export async function record(cluster: ControlPlane, workload: Workload): Promise<Recorded> {
+export async function record(cluster: ControlPlane, workload: OwnWorkload): Promise<Recorded> {
   const proxy = await startProxy(cluster.kubeconfig);
   await using _ = proxy;
   const api = connect(cluster.kubeconfig);
   await using _operator = await startOurs({ ...cluster, kubeconfig: proxy.kubeconfig }, workload.policy);
   try {
+    const { spec, ...connector } = workload.object(RECORDED) as { spec: object };
     const apply = (spec: object): Promise<PersonalConnector> =>
       api.client.apply<PersonalConnector>(
         PERSONAL_CONNECTORS,
-        { ...workload.object(RECORDED), spec } as never,
+        { ...connector, spec } as never,
         { fieldManager: 'bench' },
         api.signal,
       );
@@ -31,7 +32,6 @@ export async function record(cluster: ControlPlane, workload: Workload): Promise
         RECORDED,
         object => object !== undefined && workload.isAtRest(object),
       );
-    const { spec } = workload.object(RECORDED);
     const { metadata } = await apply(spec);
     await settled();
     await quiet(proxy);
@@ -50,7 +50,7 @@ export async function record(cluster: ControlPlane, workload: Workload): Promise
         }));
     const created = taken(0);
     const seen = proxy.log.length;
-    await apply({ ...spec, description: 'edited' });
+    await apply({ ...spec, ...(workload.edit('edited') as { spec: object }).spec });
     await settled();
     await quiet(proxy);
     return { created, edited: taken(seen) };

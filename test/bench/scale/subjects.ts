@@ -1,4 +1,4 @@
-/** Who is measured: the operator, and the floor below it. */
+/** The processes that are measured, and whom they talk to. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -6,15 +6,13 @@ import { createInterface } from 'node:readline';
 import type { PolicyInput } from '../../../src/connector/policy.ts';
 import type { Cluster } from '../../cluster/cluster.ts';
 import { buildOperator } from '../../faults/process.ts';
-import { FLOOR, type Order, type Recorded, type Task } from './floor.ts';
+import type { Order, Recorded, Task } from './floor.ts';
 
 export interface Subject extends AsyncDisposable {
-  /** From the start of its process to its first reconcile. */
+  /** From the start of its process to its first reconcile; NaN for one that has none. */
   startMs: number;
   pid: number;
-  /** What begins its user agent. */
-  userAgent: string;
-  /** Told of each connector as it was created or edited: the floor watches nothing. */
+  /** Told of each object as it was created or edited: the floor watches nothing. */
   told(task: Task): void;
   /** Its own figures, if it has any. */
   figures?(): Promise<ReadonlyMap<string, number>>;
@@ -25,14 +23,13 @@ export interface Subject extends AsyncDisposable {
 /** As many as the operator has for calls. */
 export const CONNECTIONS = 16;
 
-export async function startOurs(cluster: Cluster, policy: PolicyInput, env = {}): Promise<Subject> {
+export async function startOurs(cluster: Cluster, policy: PolicyInput): Promise<Subject> {
   const executable = await buildOperator(cluster.kubeconfig);
-  const operator = await executable.start({ kubeconfig: cluster.kubeconfig, policy, env });
+  const operator = await executable.start({ kubeconfig: cluster.kubeconfig, policy });
   const { sinceStartMs } = (await operator.ready) as { sinceStartMs?: number };
   return {
     startMs: sinceStartMs ?? Number.NaN,
     pid: operator.pid,
-    userAgent: 'personal-connector-operator/',
     told() {},
     figures: () => operator.metrics(),
     idle: () => operator.idle(),
@@ -42,22 +39,36 @@ export async function startOurs(cluster: Cluster, policy: PolicyInput, env = {})
   };
 }
 
-export async function startFloor(cluster: Cluster, writes: Recorded): Promise<Subject> {
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'floor.ts')], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const { server, caData, token } = cluster;
+export async function startFloor({ server, caData, token }: Cluster, writes: Recorded): Promise<Subject> {
+  const child = startHelper('floor.ts');
   const order: Order = { access: { server, caData, token }, writes, connections: CONNECTIONS };
   child.stdin.write(`${JSON.stringify(order)}\n`);
-  await once(createInterface({ input: child.stdout }), 'line');
-  const { pid } = child;
-  if (pid === undefined) throw new Error('the floor did not start');
+  await child.firstLine;
   return {
     startMs: Number.NaN,
-    pid,
-    userAgent: FLOOR,
+    pid: child.pid,
     told: task => void child.stdin.write(`${JSON.stringify(task)}\n`),
     idle: async () => {},
+    [Symbol.asyncDispose]: child[Symbol.asyncDispose],
+  };
+}
+
+/** A real MCP server in a process of its own: what probes cost is not to be mixed with what they find. */
+export async function startMcpServer(): Promise<{ port: number } & AsyncDisposable> {
+  const child = startHelper('mcp-server.ts');
+  return { port: Number(await child.firstLine), [Symbol.asyncDispose]: child[Symbol.asyncDispose] };
+}
+
+/** A process of a file beside this one; it ends with its stdin, and so with this process. */
+function startHelper(file: string) {
+  const child = spawn(process.execPath, [join(import.meta.dirname, file)], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const { pid, stdin } = child;
+  if (pid === undefined) throw new Error(`${file} did not start`);
+  const firstLine = once(createInterface({ input: child.stdout }), 'line').then(([line]) => String(line));
+  return {
+    pid,
+    stdin,
+    firstLine,
     async [Symbol.asyncDispose]() {
       child.kill('SIGKILL');
       if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');

@@ -32,7 +32,7 @@ beforeAll(async () => {
   built = await bundle(mkdtempSync(join(tmpdir(), 'pco-bundle-')));
   text = spdx([...npmComponents(built.packages), nodeComponent()], new Date(0));
   document = JSON.parse(text) as Document;
-});
+}, 60_000);
 
 afterAll(() => rmSync(built.dir, { recursive: true, force: true }));
 
