@@ -151,6 +151,13 @@ const groups = {
     minutes: { 'gitops-health': 1 },
   },
   netpol: { packages: { netpol: '.' }, ldflags: NO_FLAGS, minutes: { netpol: 2 } },
+  // The peer of `npm run bench -- --peer toolhive`; nothing else asks for it.
+  toolhive: {
+    module: 'github.com/stacklok/toolhive',
+    packages: { 'thv-operator': 'github.com/stacklok/toolhive/cmd/thv-operator' },
+    ldflags: NO_FLAGS,
+    minutes: { 'thv-operator': 3 },
+  },
 } satisfies Record<string, Group>;
 
 export type Binary =
@@ -170,7 +177,8 @@ export type Binary =
   | 'helm-unittest'
   | 'helm-docs'
   | 'gitops-health'
-  | 'netpol';
+  | 'netpol'
+  | 'thv-operator';
 
 /** `${XDG_CACHE_HOME:-~/.cache}/personal-connector-operator`. */
 export function cacheDir(): string {
