@@ -12,6 +12,7 @@ import { record } from './scale/record.ts';
 import { plot, summarize, table } from './scale/report.ts';
 import { type Contender, type Row, run, withCluster } from './scale/run.ts';
 import { startFloor, startMcpServer, startOurs } from './scale/subjects.ts';
+import { toolhive } from './scale/toolhive.ts';
 import { type OwnWorkload, ownWorkloads, type Workload } from './scale/workloads.ts';
 
 const { values: flags } = parseArgs({
@@ -20,6 +21,10 @@ const { values: flags } = parseArgs({
     rounds: { type: 'string', default: '1' },
     /** Names of workloads. */
     only: { type: 'string' },
+    /** Another operator that does the same. */
+    peer: { type: 'string' },
+    /** Who is measured; all, if absent. */
+    subjects: { type: 'string' },
     /** Seconds at rest that are measured. */
     idle: { type: 'string', default: '120' },
     json: { type: 'boolean', default: false },
@@ -59,9 +64,15 @@ const floor: Contender<OwnWorkload> = {
   steps: ['created', 'edited', 'edited at rest'],
 };
 
-for (const workload of workloads) {
-  const writes = await withCluster(signal, async cluster => {
-    await install(cluster);
+if (flags.peer !== undefined && flags.peer !== 'toolhive')
+  throw new Error(`--peer ${flags.peer}: the only one that is known is toolhive`);
+const peer = flags.peer && toolhive(new Set(workloads.map(({ name }) => name)));
+const isAsked = ({ name }: { name: string }): boolean => flags.subjects?.split(',').includes(name) ?? true;
+const contenders = ([floor, ours, ...(peer ? [peer] : [])] as Contender[]).filter(isAsked);
+
+for (const workload of contenders.some(({ name }) => name === 'floor') ? workloads : []) {
+  const writes = await withCluster(signal, async (cluster, client) => {
+    await install(cluster, client);
     return await record(cluster, workload);
   });
   recorded.set(workload.name, writes);
@@ -69,7 +80,6 @@ for (const workload of workloads) {
 }
 
 const rows: Row[] = [];
-const contenders = [floor, ours] as Contender[];
 for (const objects of flags.objects.split(',').map(Number)) {
   for (let round = 0; round < Number(flags.rounds); round++) {
     for (const contender of round % 2 === 0 ? contenders : contenders.toReversed()) {

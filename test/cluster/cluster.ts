@@ -144,7 +144,8 @@ export function clusterOf(files: Files, server: string, apiServerPid: number, { 
 
 const KWOK_STAGES = join(dirname(fileURLToPath(import.meta.url)), 'kwok-stages.yaml');
 
-async function freePort(): Promise<number> {
+/** A TCP port of 127.0.0.1 that nobody had a moment ago. */
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();

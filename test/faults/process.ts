@@ -38,6 +38,8 @@ export interface OperatorProcess extends AsyncDisposable {
   /** Sends a signal, and waits for the end of the process where the signal is one that ends it at once. */
   kill(signal: NodeJS.Signals): Promise<void>;
   exited: Promise<Exit>;
+  /** Aborted, with an Error that says how, when it has ended. */
+  ended: AbortSignal;
   /** Asks it to end in good order. */
   terminate(): Promise<Exit>;
   /** Its figures, by name and labels as Prometheus writes them. */
@@ -167,6 +169,7 @@ async function startProcess(
     logged,
     ready,
     exited,
+    ended: ending.signal,
     async kill(signal) {
       child.kill(signal);
       if (signal === 'SIGKILL') await exited;
@@ -194,7 +197,7 @@ async function startProcess(
 }
 
 /** The figures of Prometheus' text format: name and labels → value. */
-function parseMetrics(text: string): Map<string, number> {
+export function parseMetrics(text: string): Map<string, number> {
   const rows = text.split('\n').filter(line => line !== '' && !line.startsWith('#'));
   return new Map(rows.map(row => [row.slice(0, row.lastIndexOf(' ')), Number(row.slice(row.lastIndexOf(' ') + 1))]));
 }

@@ -25,10 +25,13 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
   };
 }
 
-/** Applies the CRD and waits until the API server serves it. */
-export async function installCrd(kubeconfig: string): Promise<void> {
+/** Applies a CRD, ours unless another is named, and waits until the API server serves it. */
+export async function installCrd(
+  kubeconfig: string,
+  file = 'crds/personalconnectors.connectors.aitronos.com.yaml',
+): Promise<void> {
   const api = connect(kubeconfig);
-  const crd = load(readFileSync('crds/personalconnectors.connectors.aitronos.com.yaml', 'utf8')) as Declared;
+  const crd = load(readFileSync(file, 'utf8')) as Declared;
   await api.client.apply(CRDS, crd, { fieldManager: 'test' }, api.signal);
   const isEstablished = ({ status }: { status?: { conditions?: { type: string; status: string }[] } }): boolean =>
     status?.conditions?.some(({ type, status }) => type === 'Established' && status === 'True') ?? false;

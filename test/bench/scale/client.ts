@@ -15,6 +15,10 @@ export interface BareClient extends AsyncDisposable {
   watch<T>(path: string, resourceVersion: string, tell: (type: string, object: T) => void): void;
 }
 
+interface Versioned {
+  metadata: { resourceVersion: string };
+}
+
 export function bareClient({ server, caData, token }: Access, connections: number, userAgent = 'bench'): BareClient {
   const ca = Buffer.from(caData, 'base64').toString();
   // As the operator: HTTP/1.1.
@@ -25,6 +29,13 @@ export function bareClient({ server, caData, token }: Access, connections: numbe
   const ending = new AbortController();
 
   async function watch<T>(path: string, version: string, tell: (type: string, object: T) => void): Promise<void> {
+    let seen = version;
+    // The API server ends a watch that is old, or whose client lags behind: the next one goes on from there.
+    for (;;) seen = await watchFrom(path, seen, tell);
+  }
+
+  /** Gives the version to go on from, once the API server has ended it. */
+  async function watchFrom<T>(path: string, version: string, tell: (type: string, object: T) => void): Promise<string> {
     const query = `watch=true&allowWatchBookmarks=true&resourceVersion=${version}`;
     const { body, statusCode } = await watches.request({
       origin: server,
@@ -34,16 +45,19 @@ export function bareClient({ server, caData, token }: Access, connections: numbe
       signal: ending.signal,
     });
     if (statusCode >= 400) throw new Error(`watch ${path}: ${statusCode} ${await body.text()}`);
+    let seen = version;
     let rest = '';
     for await (const chunk of body.setEncoding('utf8')) {
       const lines = (rest + chunk).split('\n');
       rest = lines.pop() ?? '';
       for (const line of lines) {
-        const { type, object } = JSON.parse(line) as { type: string; object: T };
+        const { type, object } = JSON.parse(line) as { type: string; object: T & Versioned };
+        if (type === 'ERROR') throw new Error(`watch ${path} from ${seen}: ${line}`);
+        seen = object.metadata.resourceVersion;
         tell(type, object);
       }
     }
-    throw new Error(`watch ${path}: the API server ended it`);
+    return seen;
   }
 
   return {

@@ -25,7 +25,9 @@ export interface Contender<W extends Workload = Workload> {
   /** What its requests' user agents begin with. */
   userAgent: string;
   /** Makes the API server know its kinds of objects. */
-  install(cluster: ControlPlane): Promise<void>;
+  install(cluster: ControlPlane, client: BareClient): Promise<void>;
+  /** Makes what objects of these names must find. */
+  prepare?(client: BareClient, workload: W, names: readonly string[]): Promise<void>;
   start(cluster: ControlPlane, workload: W): Promise<Subject>;
   /** The steps that mean something for it; all, if absent. */
   steps?: readonly Step[];
@@ -74,7 +76,7 @@ export async function run<W extends Workload>(
   { objects, idleSeconds, signal }: RunOptions,
 ): Promise<Row[]> {
   return await withCluster(signal, async (cluster, client) => {
-    await contender.install(cluster);
+    await contender.install(cluster, client);
     const view = await observe(client, workload);
     const requests = countRequests(cluster.auditLog, contender.userAgent);
     const isAsked = (step: Step): boolean => contender.steps?.includes(step) ?? true;
@@ -87,7 +89,7 @@ export async function run<W extends Workload>(
       done: Task['done'],
       request: (name: string) => Promise<KubeObject>,
     ): Promise<number[]> {
-      const settled = view.more(names.length);
+      const settled = within(AbortSignal.any([signal, cluster.failed, subject.ended]), view.more(names.length));
       const askedAt = new Map<string, number>();
       await forEach(names, CONNECTIONS, async name => {
         const object = await request(name);
@@ -155,8 +157,9 @@ export async function run<W extends Workload>(
     const named = (prefix: string, count: number): string[] =>
       Array.from({ length: count }, (_, index) => `${prefix}-${index}`);
     const names = named('c', objects);
+    const early = named('warm-up', WARM_UP);
+    await contender.prepare?.(client, workload, [...early, ...names]);
     {
-      const early = named('warm-up', WARM_UP);
       await using subject = await contender.start(cluster, workload);
       await create(subject, early);
       await edit(subject, early, 'warm');
@@ -195,6 +198,15 @@ interface Noted {
   before?: Usage;
   apiServerCpuSeconds?: number;
   figures?: ReadonlyMap<string, number> | undefined;
+}
+
+/** Gives a promise up when the signal aborts. */
+async function within<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  return await Promise.race([promise, aborted]).finally(() => signal.removeEventListener('abort', abort));
 }
 
 const versionOf = ({ metadata }: KubeObject): string => `${metadata.name} ${metadata.uid} ${metadata.generation}`;

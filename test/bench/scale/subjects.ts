@@ -12,6 +12,8 @@ export interface Subject extends AsyncDisposable {
   /** From the start of its process to its first reconcile; NaN for one that has none. */
   startMs: number;
   pid: number;
+  /** Aborted, with an Error that says why, when it ends. */
+  ended: AbortSignal;
   /** Told of each object as it was created or edited: the floor watches nothing. */
   told(task: Task): void;
   /** Its own figures, if it has any. */
@@ -30,6 +32,7 @@ export async function startOurs(cluster: Cluster, policy: PolicyInput): Promise<
   return {
     startMs: sinceStartMs ?? Number.NaN,
     pid: operator.pid,
+    ended: operator.ended,
     told() {},
     figures: () => operator.metrics(),
     idle: () => operator.idle(),
@@ -47,6 +50,7 @@ export async function startFloor({ server, caData, token }: Cluster, writes: Rec
   return {
     startMs: Number.NaN,
     pid: child.pid,
+    ended: child.ended,
     told: task => void child.stdin.write(`${JSON.stringify(task)}\n`),
     idle: async () => {},
     [Symbol.asyncDispose]: child[Symbol.asyncDispose],
@@ -64,11 +68,14 @@ function startHelper(file: string) {
   const child = spawn(process.execPath, [join(import.meta.dirname, file)], { stdio: ['pipe', 'pipe', 'inherit'] });
   const { pid, stdin } = child;
   if (pid === undefined) throw new Error(`${file} did not start`);
+  const ending = new AbortController();
+  child.on('exit', () => ending.abort(new Error(`${file} ended`)));
   const firstLine = once(createInterface({ input: child.stdout }), 'line').then(([line]) => String(line));
   return {
     pid,
     stdin,
     firstLine,
+    ended: ending.signal,
     async [Symbol.asyncDispose]() {
       child.kill('SIGKILL');
       if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
