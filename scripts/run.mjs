@@ -26,6 +26,7 @@ const tasks = {
   cluster: ['test/cluster/cli.ts'],
   alarms: ['test/zoo/alarms.ts'],
   bench: ['test/bench/scale.ts'],
+  'bench:caches': ['test/bench/caches.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   'bench:restart': ['test/bench/restart.ts'],
   'bench:bridge': ['test/bench/bridge.ts'],

@@ -25,7 +25,7 @@ export interface Subject extends AsyncDisposable {
 /** As many as the operator has for calls. */
 export const CONNECTIONS = 16;
 
-export async function startOurs(cluster: Cluster, policy: PolicyInput): Promise<Subject> {
+export async function startOurs(cluster: Pick<Cluster, 'kubeconfig'>, policy: PolicyInput): Promise<Subject> {
   const executable = await buildOperator(cluster.kubeconfig);
   const operator = await executable.start({ kubeconfig: cluster.kubeconfig, policy });
   const { sinceStartMs } = (await operator.ready) as { sinceStartMs?: number };
@@ -64,16 +64,19 @@ export async function startMcpServer(): Promise<{ port: number } & AsyncDisposab
 }
 
 /** A process of a file beside this one; it ends with its stdin, and so with this process. */
-function startHelper(file: string) {
+export function startHelper(file: string) {
   const child = spawn(process.execPath, [join(import.meta.dirname, file)], { stdio: ['pipe', 'pipe', 'inherit'] });
   const { pid, stdin } = child;
   if (pid === undefined) throw new Error(`${file} did not start`);
   const ending = new AbortController();
   child.on('exit', () => ending.abort(new Error(`${file} ended`)));
-  const firstLine = once(createInterface({ input: child.stdout }), 'line').then(([line]) => String(line));
+  const lines = createInterface({ input: child.stdout });
+  const firstLine = once(lines, 'line').then(([line]) => String(line));
   return {
     pid,
     stdin,
+    /** What it says; whoever reads it all needs no `firstLine`. */
+    lines,
     firstLine,
     ended: ending.signal,
     async [Symbol.asyncDispose]() {
