@@ -5,7 +5,7 @@ import { KubeConfig } from '@kubernetes/client-node';
 import { type Logger, pino } from 'pino';
 import packageJson from '../package.json' with { type: 'json' };
 import { ANNOTATION, OPERATOR } from './api/connector.ts';
-import { keyOf } from './api/meta.ts';
+import { keyOf, namespaceOf } from './api/meta.ts';
 import { type Config, ConfigError, readConfig, USAGE } from './config.ts';
 import { isBad } from './connector/catalog.ts';
 import { type Refusal, watchNamespaces } from './connector/namespaces.ts';
@@ -94,7 +94,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const alone = config.leaseName === undefined;
   const isLeader = (): boolean => alone || (election?.isLeader() ?? false);
 
-  const queue: Queue = createQueue(metrics.queue);
+  const queue: Queue = createQueue(metrics.queue, { lineOf: namespaceOf });
   const hotLoops = createHotLoopGuard({
     perMinute: config.hotLoopPerMinute,
     inputOf: key => {

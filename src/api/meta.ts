@@ -51,6 +51,10 @@ export function keyOf(object: { metadata: { namespace: string; name: string } })
   return `${object.metadata.namespace}/${object.metadata.name}`;
 }
 
+export function namespaceOf(key: Key): string {
+  return key.slice(0, key.indexOf('/'));
+}
+
 export function apiVersionOf({ group, version }: ResourceType): string {
   return group === '' ? version : `${group}/${version}`;
 }

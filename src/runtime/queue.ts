@@ -1,9 +1,11 @@
 /**
  * A work queue of keys with the semantics of Kubernetes controllers: a key waits at most once, is never handed out twice
- * at a time, and comes again when it was added while it was worked on.
+ * at a time, and comes again when it was added while it was worked on. Keys wait in lines that take turns.
  */
 
-/** High before low; first in, first out within a priority. */
+import { createTurns, type Turns } from './turns.ts';
+
+/** High before low, but for a low one in ten. Within a priority lines take turns; first in, first out within a line. */
 export type Priority = 'high' | 'low';
 
 export interface QueueObserver {
@@ -38,13 +40,26 @@ export interface Queue {
 }
 
 const RETRY_MS = { first: 1_000, most: 300_000 };
+/**
+ * High keys in a row while low ones wait. Were it without end, one line that never ends, such as that of a namespace whose
+ * Pods all crash, would keep the new keys of all others waiting. Were it lines first and priorities within them, a change
+ * would wait behind a key of each other line after a start, when all wait.
+ */
+const MOST_HIGH_IN_A_ROW = 9;
+
+export interface QueueOptions {
+  /** The line in which a key waits, such as its namespace; one for all if absent. */
+  lineOf?: (key: string) => string;
+  now?: () => number;
+  random?: () => number;
+}
 
 export function createQueue(
   observer?: QueueObserver,
-  { now = () => performance.now(), random = Math.random } = {},
+  { lineOf = () => '', now = () => performance.now(), random = Math.random }: QueueOptions = {},
 ): Queue {
-  /** Waiting keys → when they were added. Insertion order is the order of service. */
-  const waiting: Record<Priority, Map<string, number>> = { high: new Map(), low: new Map() };
+  const waiting: Record<Priority, Turns> = { high: createTurns(lineOf), low: createTurns(lineOf) };
+  let highInARow = 0;
   const working = new Map<string, number>();
   /** Added while worked on; they wait again after `done`. */
   const dirty = new Map<string, Priority>();
@@ -55,20 +70,19 @@ export function createQueue(
   let closed = false;
 
   function observeDepth(): void {
-    observer?.depth(waiting.high.size + waiting.low.size);
+    observer?.depth(waiting.high.size() + waiting.low.size());
   }
 
   function next(): string | undefined {
-    for (const line of [waiting.high, waiting.low]) {
-      for (const [key, since] of line) {
-        line.delete(key);
-        working.set(key, now());
-        observer?.waited((now() - since) / 1000);
-        observeDepth();
-        return key;
-      }
-    }
-    return undefined;
+    const isLowDue = highInARow >= MOST_HIGH_IN_A_ROW && waiting.low.size() > 0;
+    const high = isLowDue ? undefined : waiting.high.take();
+    const taken = high ?? waiting.low.take();
+    if (!taken) return undefined;
+    highInARow = high && waiting.low.size() > 0 ? highInARow + 1 : 0;
+    working.set(taken.key, now());
+    observer?.waited((now() - taken.since) / 1000);
+    observeDepth();
+    return taken.key;
   }
 
   function delay(key: string, delayMs: number, atLeastMs = 0): void {
@@ -105,10 +119,10 @@ export function createQueue(
         if (dirty.get(key) !== 'high') dirty.set(key, priority);
         return;
       }
-      if (waiting.high.has(key) || (priority === 'low' && waiting.low.has(key))) return;
-      const since = waiting.low.get(key) ?? now();
-      waiting.low.delete(key);
-      waiting[priority].set(key, since);
+      const since = waiting.low.since(key);
+      if (waiting.high.since(key) !== undefined || (priority === 'low' && since !== undefined)) return;
+      waiting.low.remove(key);
+      waiting[priority].add(key, since ?? now());
       observer?.added();
       observeDepth();
       const taker = takers.shift();
@@ -150,7 +164,7 @@ export function createQueue(
       dirty.clear();
       for (const taker of takers.splice(0)) taker(undefined);
     },
-    size: () => waiting.high.size + waiting.low.size + working.size,
+    size: () => waiting.high.size() + waiting.low.size() + working.size,
     // Work is inserted in order of its start.
     unfinished: () => [...working.values()].map(since => (now() - since) / 1000),
   };

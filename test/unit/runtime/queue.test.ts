@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createQueue, type Queue, type QueueObserver } from '../../../src/runtime/queue.ts';
+import { createQueue, type Priority, type Queue, type QueueObserver } from '../../../src/runtime/queue.ts';
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => {
@@ -128,6 +128,68 @@ describe('a queue', () => {
     expect(queue.unfinished()).toEqual([2]);
     queue.done('b');
     expect(queue.unfinished()).toEqual([]);
+  });
+});
+
+const lineOf = (key: string): string => key.split('/')[0] ?? '';
+const keysOf = (line: string, count: number): string[] =>
+  Array.from({ length: count }, (_, index) => `${line}/${index}`);
+
+describe('lines of a queue', () => {
+  it('take turns, each first in, first out', async () => {
+    const queue = createQueue(undefined, { lineOf });
+    for (const key of ['a/1', 'a/2', 'a/3', 'b/1', 'c/1', 'b/2']) queue.add(key);
+    expect(await drain(queue)).toEqual(['a/1', 'b/1', 'c/1', 'a/2', 'b/2', 'a/3']);
+  });
+
+  it.each(['high', 'low'] as const)(
+    'keep nobody waiting behind ten thousand keys of another one: %s',
+    async priority => {
+      const queue = createQueue(undefined, { lineOf });
+      for (const key of keysOf('crowd', 10_000)) queue.add(key, priority);
+      await queue.take();
+      queue.add('alone/1', priority);
+      expect([await queue.take(), await queue.take()]).toEqual(['crowd/1', 'alone/1']);
+      queue.close();
+    },
+  );
+
+  it('gives one that comes again its turn after all others that wait', async () => {
+    const queue = createQueue(undefined, { lineOf });
+    for (const key of ['a/1', 'b/1', 'c/1']) queue.add(key);
+    const first = await queue.take();
+    queue.add('a/2');
+    expect([first, await queue.take(), await queue.take(), await queue.take()]).toEqual(['a/1', 'b/1', 'c/1', 'a/2']);
+    queue.close();
+  });
+
+  it('that are many are served high before low all the same', async () => {
+    const queue = createQueue(undefined, { lineOf });
+    for (const line of ['a', 'b', 'c', 'd']) queue.add(`${line}/low`, 'low');
+    queue.add('d/high', 'high');
+    expect(await drain(queue)).toEqual(['d/high', 'a/low', 'b/low', 'c/low', 'd/low']);
+  });
+});
+
+describe('low keys', () => {
+  it('get one turn in ten while high ones never end', async () => {
+    const queue = createQueue(undefined, { lineOf });
+    for (const key of keysOf('flood', 100)) queue.add(key);
+    for (const key of keysOf('fresh', 3)) queue.add(key, 'low');
+    const taken: (string | undefined)[] = [];
+    for (let turn = 0; turn < 35; turn += 1) taken.push(await queue.take());
+    const turns = taken.flatMap((key, index) => (key?.startsWith('fresh') ? [`${key} as number ${index + 1}`] : []));
+    expect(turns).toEqual(['fresh/0 as number 10', 'fresh/1 as number 20', 'fresh/2 as number 30']);
+    queue.close();
+  });
+
+  it('that come after many high ones do not go before the next of these', async () => {
+    const queue = createQueue();
+    for (const key of keysOf('early', 50)) queue.add(key);
+    await drain(queue);
+    queue.add('late', 'low');
+    queue.add('high');
+    expect(await drain(queue)).toEqual(['high', 'late']);
   });
 });
 
@@ -379,7 +441,82 @@ describe('the observer of a queue', () => {
   });
 });
 
+/** The order of service in plain lists. */
+function createModel() {
+  type Line = { name: string; keys: string[] };
+  const waiting: Record<Priority, Line[]> = { high: [], low: [] };
+  const working = new Map<string, Priority | undefined>();
+  let sinceLow = 0;
+  const has = (priority: Priority, key: string): boolean => waiting[priority].some(({ keys }) => keys.includes(key));
+  const remove = (priority: Priority, key: string): void => {
+    for (const line of waiting[priority]) line.keys = line.keys.filter(other => other !== key);
+    waiting[priority] = waiting[priority].filter(({ keys }) => keys.length > 0);
+  };
+  const model = {
+    working,
+    add(key: string, priority: Priority): void {
+      if (working.has(key)) {
+        working.set(key, working.get(key) === 'high' ? 'high' : priority);
+        return;
+      }
+      if (has('high', key) || has(priority, key)) return;
+      remove('low', key);
+      const line = waiting[priority].find(({ name }) => name === lineOf(key));
+      if (line) line.keys.push(key);
+      else waiting[priority].push({ name: lineOf(key), keys: [key] });
+    },
+    take(): string | undefined {
+      const priority = waiting.high.length === 0 || (sinceLow === 9 && waiting.low.length > 0) ? 'low' : 'high';
+      const line = waiting[priority].shift();
+      const key = line?.keys.shift();
+      if (!line || key === undefined) return undefined;
+      if (line.keys.length > 0) waiting[priority].push(line);
+      sinceLow = priority === 'high' && waiting.low.length > 0 ? sinceLow + 1 : 0;
+      working.set(key, undefined);
+      return key;
+    },
+    done(key: string): void {
+      const again = working.get(key);
+      working.delete(key);
+      if (again) model.add(key, again);
+    },
+    size: (): number => [...waiting.high, ...waiting.low].flatMap(({ keys }) => keys).length + working.size,
+  };
+  return model;
+}
+
 describe('whatever is done with a queue', () => {
+  it('keys come in the order of a simple model', async () => {
+    const key = fc.tuple(fc.constantFrom('a', 'b', 'c'), fc.nat(7)).map(([line, number]) => `${line}/${number}`);
+    const step = fc.oneof(
+      { weight: 3, arbitrary: fc.record({ do: fc.constant('add' as const), key, isHigh: fc.boolean() }) },
+      { weight: 2, arbitrary: fc.record({ do: fc.constant('take' as const) }) },
+      { weight: 2, arbitrary: fc.record({ do: fc.constant('done' as const), nth: fc.nat(5) }) },
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 200, size: 'max' }), async steps => {
+        const queue = createQueue(undefined, { lineOf });
+        const model = createModel();
+        for (const step of steps) {
+          if (step.do === 'add') {
+            queue.add(step.key, step.isHigh ? 'high' : 'low');
+            model.add(step.key, step.isHigh ? 'high' : 'low');
+          } else if (step.do === 'done') {
+            const key = [...model.working.keys()][step.nth];
+            if (key === undefined) continue;
+            queue.done(key);
+            model.done(key);
+          } else {
+            const expected = model.take();
+            if (expected !== undefined) expect(await queue.take()).toBe(expected);
+          }
+          expect(queue.size()).toBe(model.size());
+        }
+        queue.close();
+      }),
+    );
+  });
+
   it('a key is in one hand at most, waits once at most, and none is lost', async () => {
     const keys = fc.constantFrom('a', 'b', 'c', 'd');
     const step = fc.oneof(
