@@ -36,7 +36,6 @@ it('a thousand connectors that change in one namespace let another one have ever
     patchObject(cluster, PERSONAL_CONNECTORS, name, { spec: { description: 'edited' } });
 
   await eachOfCrowd(name => crowd.applyConnector(name, custom(name)));
-  await alone.applyConnector('edited', custom('edited'));
   // The only worker has a status in its hands that it cannot write; all else comes to wait.
   const gate = Promise.withResolvers<void>();
   const shut = proxy.rule(
@@ -52,11 +51,12 @@ it('a thousand connectors that change in one namespace let another one have ever
     namespace: crowd.namespace,
     args: ['--namespace', alone.namespace, '--workers', '1'],
   });
-  const { name: first } = await shut.hit;
+  await shut.hit;
   await eachOfCrowd(name => edit(crowd, name));
+  await alone.applyConnector('edited', custom('edited'));
   await edit(alone, 'edited');
   await alone.applyConnector('fresh', custom('fresh'));
-  // Each of what waited was raised by its change and so counts twice, but for what is in hand, and for the fresh one.
+  // Each waits anew when its change raises it, but for the one in hand, and the fresh one.
   const added = 2 * (CROWD.length + 1);
   await untilAsked(
     'all changes to be known',
@@ -66,13 +66,17 @@ it('a thousand connectors that change in one namespace let another one have ever
     },
     { signal: crowd.signal, timeoutMs: 60_000 },
   );
+  const before = proxy.log.length;
   gate.resolve();
   await alone.untilReady('edited', 'True', 'ProbeDisabled');
   await alone.untilReady('fresh', 'True', 'ProbeDisabled');
 
-  const served = proxy.log.filter(isStatus).map(({ namespace, name }) => `${namespace}/${name}`);
-  expect(served[0]).toContain(`/${first}`);
-  // The namespace whose turn it is comes first, and high before low but for one in ten.
-  expect(served.indexOf(`${alone.namespace}/edited`)).toBeLessThanOrEqual(2);
-  expect(served.indexOf(`${alone.namespace}/fresh`)).toBeLessThanOrEqual(10);
+  const served = proxy.log
+    .slice(before)
+    .filter(isStatus)
+    .map(({ namespace, name }) => (namespace === alone.namespace ? name : 'one of the crowd'));
+  expect(served.indexOf('edited')).toBe(1);
+  // Behind nine high ones, as low ones are; of which some may find that there is nothing to write.
+  expect(served).toContain('fresh');
+  expect(served.indexOf('fresh')).toBeLessThanOrEqual(9);
 });
