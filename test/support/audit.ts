@@ -8,6 +8,8 @@ export interface Audited {
   namespace: string | undefined;
   name: string | undefined;
   code: number;
+  /** Path and query. */
+  uri: string;
   userAgent: string;
   user: string;
 }
@@ -22,10 +24,17 @@ export function requests(auditLog: string): Audited[] {
       // The API server may still be writing the last line.
       .slice(0, -1)
       .map(line => {
-        const { verb, objectRef = {}, responseStatus = {}, userAgent = '', user = {} } = JSON.parse(line);
+        const {
+          verb,
+          objectRef = {},
+          responseStatus = {},
+          requestURI: uri,
+          userAgent = '',
+          user = {},
+        } = JSON.parse(line);
         const { resource = '', subresource, namespace, name } = objectRef;
         const { code = 0 } = responseStatus;
-        return { verb, resource, subresource, namespace, name, code, userAgent, user: user.username ?? '' };
+        return { verb, resource, subresource, namespace, name, code, uri, userAgent, user: user.username ?? '' };
       })
   );
 }
