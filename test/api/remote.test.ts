@@ -4,7 +4,7 @@ import { ANNOTATION, PERSONAL_CONNECTORS, type PersonalConnector } from '../../s
 import type { KubeObject } from '../../src/api/meta.ts';
 import { toPersonalConnector } from '../../src/api/object.ts';
 import type { Operator } from '../../src/main.ts';
-import { operatorRequests, operatorWrites } from '../support/audit.ts';
+import { operatorWrites } from '../support/audit.ts';
 import { conditionOf, createSandbox, EVENTS, type Sandbox, SECRETS } from '../support/kube.ts';
 import { runOperator } from '../support/operator.ts';
 import { closedPort, startMcp, startStatic, startWebSocketMcp, type TestServer } from '../support/servers.ts';
@@ -93,19 +93,6 @@ describe('a connector to a healthy server', () => {
         tools: ['alpha', 'beta'],
       },
     });
-  });
-
-  it('costs two status writes and one Event, and then none, however often it is probed', async () => {
-    const server = await serve(startMcp());
-    await cluster.applyConnector('steady', custom(server.url));
-    const { metadata } = await cluster.untilReady('steady', 'True', 'Ready');
-    const probed = server.requests.length;
-    await expect.poll(() => server.requests.length, { timeout: 20_000 }).toBeGreaterThan(probed + 40);
-    const { metadata: later } = await cluster.get(PERSONAL_CONNECTORS, 'steady');
-    expect(later.resourceVersion).toBe(metadata.resourceVersion);
-    const writes = operatorRequests(inject('auditLog'), cluster.namespace).filter(({ name }) => name === 'steady');
-    expect(writes.map(({ verb, subresource }) => `${verb} ${subresource}`)).toEqual(['patch status', 'patch status']);
-    await expectEvents('steady', ['Normal Ready']);
   });
 
   it('is the object that clients of the API know', async () => {

@@ -94,7 +94,7 @@ const asked = (): Audited[] => operatorRequests(inject('auditLog'), cluster.name
 /** Requests that were counted already: nothing is left out from one count to the next. */
 let counted = 0;
 /** What was asked for connectors of each kind, from one request to another one. */
-function countsSince(from: number, to: number): Record<string, Record<string, number>> {
+function countsOf(from: number, to: number): Record<string, Record<string, number>> {
   const counts: Record<string, Record<string, number>> = {};
   for (const { verb, resource, subresource, name = '' } of asked().slice(from, to)) {
     // A watch is told of when it ends.
@@ -120,18 +120,17 @@ async function expectCounts(expected: Counts): Promise<void> {
       ),
     ]),
   );
-  let to = counted;
+  const from = counted;
   // Events come after the statuses that they tell of. What comes later still is counted the next time.
   await expect
     .poll(
       () => {
-        to = asked().length;
-        return countsSince(counted, to);
+        counted = asked().length;
+        return countsOf(from, counted);
       },
       { timeout: 20_000 },
     )
     .toEqual(wanted);
-  counted = to;
 }
 
 /** Waits until each connector's status speaks of this generation, and it is Ready. */
@@ -248,6 +247,6 @@ describe('connectors cost the API server', () => {
     await expectCounts(EXPECTED.nothing);
     await operator.terminate();
     await expect.poll(() => watches(before), { timeout: 20_000 }).toEqual(fromTheStart.toSorted());
-    expect(countsSince(counted, asked().length)).toEqual({});
+    expect(countsOf(counted, asked().length)).toEqual({});
   });
 });
