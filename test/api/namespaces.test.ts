@@ -182,7 +182,10 @@ describe('connectors of the watched namespaces', () => {
     expect(readyOf(missing)?.message).toContain('the Secret hosted-credentials does not exist');
     await putToken(full, 'hosted-credentials');
     await full.untilReady('hosted', 'True', 'Ready');
-    expect(refusalsOf(bare).map(({ resources }) => resources)).toEqual([['secrets', 'configmaps']]);
+    // Told once all watches were answered, and those of a young CRD may be put off.
+    await expect
+      .poll(() => refusalsOf(bare).map(({ resources }) => resources), { timeout: 20_000 })
+      .toEqual([['secrets', 'configmaps']]);
     expect(refusalsOf(bare)[0]?.msg).toContain('rbac.readSecrets');
   });
 
