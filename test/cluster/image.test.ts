@@ -140,7 +140,7 @@ describe.runIf(canBuild).each(['amd64', 'arm64'] as const)('the image for %s', a
       User: '65532:65532',
       ExposedPorts: { '8080/tcp': {} },
       Env: ['PATH=/usr/local/bin', 'NODE_ENV=production', 'SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt'],
-      Entrypoint: ['node', '/app/operator.mjs'],
+      Entrypoint: ['node', '--max-semi-space-size=4', '--max-old-space-size-percentage=60', '/app/operator.mjs'],
       Labels: {
         'org.opencontainers.image.title': packageJson.name,
         'org.opencontainers.image.description': packageJson.description,

@@ -22,6 +22,8 @@ export interface Subject extends AsyncDisposable {
   idle(): Promise<void>;
 }
 
+/** So that looking costs next to nothing. */
+const LOOK_MS = 500;
 /** As many as the operator has for calls. */
 export const CONNECTIONS = 16;
 
@@ -35,7 +37,7 @@ export async function startOurs(cluster: Pick<Cluster, 'kubeconfig'>, policy: Po
     ended: operator.ended,
     told() {},
     figures: () => operator.metrics(),
-    idle: () => operator.idle(),
+    idle: () => operator.idle(LOOK_MS),
     async [Symbol.asyncDispose]() {
       await executable[Symbol.asyncDispose]();
     },
