@@ -1,15 +1,12 @@
 /**
- * Leader election on a Lease, with the times of Kubernetes' own controllers. Who does not lead keeps looking; who led and
- * cannot prove it any more ends. Clocks of other machines are never believed: a Lease expires so long after we saw it
- * change.
+ * One Lease as this process sees it, and the writes that take, renew and free it, with the times of Kubernetes' own
+ * controllers. Clocks of other machines are never believed: a Lease expires so long after we saw it change.
  */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Declared, KubeObject, ResourceType } from '../api/meta.ts';
 import type { KubeClient } from './client.ts';
-import { isConflict, isNotFound } from './errors.ts';
-import { startReflector } from './reflector.ts';
-import { createStore, isNewer } from './store.ts';
+import { isNotFound } from './errors.ts';
+import { isNewer } from './store.ts';
 
 export const LEASES = {
   group: 'coordination.k8s.io',
@@ -18,11 +15,8 @@ export const LEASES = {
   kind: 'Lease',
 } as const satisfies ResourceType;
 
-/** How long others wait for a leader that is silent. */
+/** How long others wait for a holder that is silent. */
 const LEASE_MS = 15_000;
-/** How long a leader goes on without having renewed: others begin 5 s or more after it sent its last write. */
-const RENEW_DEADLINE_MS = 10_000;
-const RETRY_MS = 2_000;
 /** A renewal that hangs is given up in time for another one on another connection. */
 const REQUEST_TIMEOUT_MS = 4_000;
 /** What a foreign record may make us wait at most. */
@@ -40,237 +34,143 @@ export interface Lease extends KubeObject {
   spec?: LeaseSpec;
 }
 
-export interface ElectionOptions {
-  /** Its requests must be sent whether or not this process leads. */
+/** What is kept in the metadata of a Lease. */
+export interface Marks {
+  labels?: Record<string, string>;
+  /** Of its holder; one that is undefined is taken out. */
+  annotations?: () => Record<string, string | undefined>;
+}
+
+export interface SeatOptions {
+  /** Its requests must be sent whether or not this process holds a Lease. */
   client: KubeClient;
   namespace: string;
   /** Name of the Lease. */
   name: string;
   /** Unlike that of any other process, ever. */
   identity: string;
-  /** Told once, when this process led and does not any more: it may finish nothing, and should end. */
-  onLost: (why: string) => void;
-  /** Told who leads whenever that is another process, and not the one that was last told. */
-  onFollow?: (leader: string) => void;
-  /** Told of each failure; the election goes on by itself. */
-  onError: (error: unknown) => void;
-  /** Milliseconds that no change of the clock moves, and that go on while the process is stopped. */
-  now?: () => number;
+  marks?: Marks;
+  /** Told after each sight of the Lease. */
+  onSeen: () => void;
+  now: () => number;
 }
 
-export interface Election {
-  /** Resolves when this process leads; never, if it is stopped before. */
-  leading: Promise<void>;
-  /** Whether this process may write at this moment. */
-  isLeader(): boolean;
-  /** Whether the Lease was ever seen: who cannot read or write it will never lead. */
-  hasSeen(): boolean;
-  /** Ends the candidacy, and gives up the Lease so that another one need not wait; after the last write. */
-  release(): Promise<void>;
+/** A place that one process at a time may hold, by its Lease. */
+export interface Seat {
+  name: string;
+  /** The Lease when last seen; undefined: there is none, or nobody has looked yet. */
+  lease(): Lease | undefined;
+  /** Whose it is by what was last seen of it, or of one that is deleted: its holder may not know yet. Empty: nobody's. */
+  holder(): string;
+  /** How long the Lease is still another's, in ms; 0 when it may be taken. */
+  takenForMs(): number;
+  /** Takes what a watch or a list tells, unless we know better already; undefined says that there is none. */
+  told(current: Lease | undefined): void;
+  /** Sees the Lease as the server has it. */
+  look(): Promise<void>;
+  /**
+   * Writes the Lease as ours; a conflict says that it changed since it was seen. Gives whether it is there still: the
+   * watch may have told already that it was deleted again.
+   */
+  hold(): Promise<boolean>;
+  /** Writes the Lease as nobody's, with the same conflicts: the end of its holder, also of one that does not know it yet. */
+  free(): Promise<void>;
 }
 
-export function startElection(options: ElectionOptions): Election {
-  const { client, namespace, name, identity, onLost, onFollow, onError, now = () => performance.now() } = options;
-  const stop = new AbortController();
-  const { signal } = stop;
-  const { promise: leading, resolve: markLeading } = Promise.withResolvers<void>();
+export function createSeat({ client, namespace, name, identity, marks = {}, onSeen, now }: SeatOptions): Seat {
   /** What the Lease was when last seen; its record, and since when that is what it is. */
   let lease: Lease | undefined;
   let record: LeaseSpec = {};
   let seenAt = 0;
-  let hasSeen = false;
-  /** Whom `onFollow` told last. */
-  let followed: string | undefined;
-  let state: 'candidate' | 'leader' | 'ended' = 'candidate';
-  /** When the request was sent that renewed the Lease last. */
-  let renewedAt = 0;
   let writes = 0;
-  let deadline: NodeJS.Timeout | undefined;
-  let changed = Promise.withResolvers<void>();
 
-  const store = createStore<Lease>();
-  const reflector = startReflector<Lease>({
-    client,
-    type: LEASES,
-    scope: { namespace, name },
-    store,
-    project: (raw: Lease) => raw,
-    signal,
-    onError,
-  });
-  store.subscribe(({ current }) => {
-    // The watch is behind our own writes.
-    if (!current || !lease || isNewer(current.metadata.resourceVersion, lease.metadata.resourceVersion)) see(current);
-  });
-
-  /** Takes a sight of the Lease as it is now; undefined says that there is none. */
   function see(sight: Lease | undefined): void {
-    // The record outlives a Lease that is deleted: its holder may not know yet, and leads until it would have expired.
+    // The record outlives a Lease that is deleted: its holder may not know yet, and goes on until it would have expired.
     if (sight && JSON.stringify(sight.spec ?? {}) !== JSON.stringify(record)) {
       record = sight.spec ?? {};
       seenAt = now();
     }
     lease = sight;
-    if (sight) hasSeen = true;
-    const holder = sight?.spec?.holderIdentity;
-    if (holder && holder !== identity && holder !== followed) onFollow?.(holder);
-    followed = holder;
-    if (state === 'leader' && sight && holder !== identity) lose(`${holder || 'nobody'} holds the Lease now`);
-    changed.resolve();
-    changed = Promise.withResolvers();
+    onSeen();
   }
 
-  /** How long the Lease is still another's, in ms; 0 when it may be taken. */
-  function takenForMs(): number {
-    const { holderIdentity, leaseDurationSeconds } = record;
-    // Ours, when the answer to our own write was lost.
-    if (!holderIdentity || holderIdentity === identity) return 0;
-    const lasts = leaseDurationSeconds ? Math.min(LONGEST_LEASE_MS, leaseDurationSeconds * 1000) : LEASE_MS;
-    return Math.max(0, seenAt + lasts - now());
+  function told(current: Lease | undefined): void {
+    // Watches are behind our own writes.
+    if (!current || !lease || isNewer(current.metadata.resourceVersion, lease.metadata.resourceVersion)) see(current);
   }
 
-  /** The Lease as it is when we hold it. */
-  function held(): Declared & { spec: LeaseSpec } {
-    const ours = record.holderIdentity === identity;
-    // The API wants microseconds: a time with three digits is refused. The other three count, so that each renewal is a
-    // change for those who watch, also while the calendar here stands still.
+  /** Each is a change for those who watch, also while the calendar here stands still. */
+  function timestamp(): string {
+    // The API wants microseconds: a time with three digits is refused. The other three count.
     writes += 1;
-    const time = new Date().toISOString().replace('Z', `${String(writes % 1000).padStart(3, '0')}Z`);
-    return {
+    return new Date().toISOString().replace('Z', `${String(writes % 1000).padStart(3, '0')}Z`);
+  }
+
+  function write(spec: LeaseSpec, annotations?: Record<string, string | undefined>): Promise<Lease> {
+    const { labels } = marks;
+    const before = lease?.metadata;
+    const intent: Declared & { spec: LeaseSpec } = {
       apiVersion: 'coordination.k8s.io/v1',
       kind: LEASES.kind,
-      metadata: { ...lease?.metadata, name, namespace },
-      spec: {
-        ...record,
+      metadata: {
+        ...before,
+        name,
+        namespace,
+        ...(labels && { labels: { ...before?.labels, ...labels } }),
+        ...(annotations && { annotations: defined({ ...before?.annotations, ...annotations }) }),
+      },
+      spec: { ...record, ...spec },
+    };
+    // Not ended with the candidacy: who gives the Lease up must know how the last renewal went.
+    const limit = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    return lease ? client.replace<Lease>(LEASES, intent, limit) : client.create<Lease>(LEASES, intent, limit);
+  }
+
+  return {
+    name,
+    lease: () => lease,
+    holder: () => record.holderIdentity ?? '',
+    takenForMs() {
+      const { holderIdentity, leaseDurationSeconds } = record;
+      // Ours, when the answer to our own write was lost.
+      if (!holderIdentity || holderIdentity === identity) return 0;
+      const lasts = leaseDurationSeconds ? Math.min(LONGEST_LEASE_MS, leaseDurationSeconds * 1000) : LEASE_MS;
+      return Math.max(0, seenAt + lasts - now());
+    },
+    told,
+    async look() {
+      try {
+        see(await client.get<Lease>(LEASES, { namespace, name }, AbortSignal.timeout(REQUEST_TIMEOUT_MS)));
+      } catch (error) {
+        if (!isNotFound(error)) throw error;
+        see(undefined);
+      }
+    },
+    async hold() {
+      const wasThere = lease !== undefined;
+      const ours = record.holderIdentity === identity;
+      const time = timestamp();
+      const spec = {
         holderIdentity: identity,
         leaseDurationSeconds: LEASE_MS / 1000,
         acquireTime: ours && record.acquireTime ? record.acquireTime : time,
         renewTime: time,
         leaseTransitions: (record.leaseTransitions ?? 0) + (ours || !lease ? 0 : 1),
-      },
-    };
-  }
-
-  /** Writes the Lease as ours. A conflict says that it changed since it was seen. */
-  async function hold(): Promise<void> {
-    const sentAt = now();
-    const wasThere = lease !== undefined;
-    const written = await write(held());
-    // Deleted meanwhile, as the watch has told already.
-    if (wasThere && !lease) return;
-    // The watch may have told what came after it.
-    if (!lease || isNewer(written.metadata.resourceVersion, lease.metadata.resourceVersion)) see(written);
-    // An answer that comes too late, after a stop of the process say, proves nothing any more.
-    if (state === 'ended' || now() - sentAt >= RENEW_DEADLINE_MS) return;
-    renewedAt = sentAt;
-    clearTimeout(deadline);
-    deadline = setTimeout(expire, renewedAt + RENEW_DEADLINE_MS - now());
-    if (state === 'leader') return;
-    state = 'leader';
-    markLeading();
-  }
-
-  function write(intent: Declared & { spec: LeaseSpec }): Promise<Lease> {
-    // Not ended by `stop`: who gives the Lease up must know how the last renewal went.
-    const limit = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
-    return lease ? client.replace<Lease>(LEASES, intent, limit) : client.create<Lease>(LEASES, intent, limit);
-  }
-
-  function expire(): void {
-    lose(`the Lease could not be renewed for ${RENEW_DEADLINE_MS / 1000} s`);
-  }
-
-  function lose(why: string): void {
-    if (state === 'ended') return;
-    const led = state === 'leader';
-    state = 'ended';
-    clearTimeout(deadline);
-    stop.abort();
-    if (led) onLost(why);
-  }
-
-  /** Sees the Lease as the server has it. */
-  async function look(): Promise<void> {
-    try {
-      see(await client.get<Lease>(LEASES, { namespace, name }, AbortSignal.timeout(REQUEST_TIMEOUT_MS)));
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-      see(undefined);
-    }
-  }
-
-  /** One try to get or to keep the Lease; gives how long to wait before the next one, in ms. */
-  async function attempt(): Promise<number> {
-    if (state === 'leader' && now() - renewedAt >= RENEW_DEADLINE_MS) expire();
-    if (state === 'candidate' && !lease) await look();
-    if (signal.aborted || (state === 'candidate' && takenForMs() > 0)) return 0;
-    try {
-      await hold();
-      return RETRY_MS;
-    } catch (error) {
-      if (!isConflict(error) && !(isNotFound(error) && lease)) throw error;
-      await look();
-      // Candidates that are as quick as each other do not try in step for ever.
-      return state === 'leader' ? 0 : (RETRY_MS / 4) * (1 + Math.random());
-    }
-  }
-
-  async function run(): Promise<void> {
-    while (!signal.aborted) {
-      const takenMs = state === 'candidate' ? takenForMs() : 0;
-      if (takenMs > 0) {
-        await untilChanged(takenMs);
-        continue;
-      }
-      const waitMs = await attempt().catch(error => {
-        if (!signal.aborted) onError(error);
-        return RETRY_MS / 2;
-      });
-      await sleep(waitMs, undefined, { signal }).catch(() => {});
-    }
-  }
-
-  /** Ends before its time when the Lease changes. */
-  async function untilChanged(ms: number): Promise<void> {
-    const over = new AbortController();
-    try {
-      await Promise.race([
-        changed.promise,
-        sleep(ms, undefined, { signal: AbortSignal.any([signal, over.signal]) }).catch(() => {}),
-      ]);
-    } finally {
-      over.abort();
-    }
-  }
-
-  async function giveUp(): Promise<void> {
-    if (lease?.spec?.holderIdentity !== identity) return;
-    const free = held();
-    await write({ ...free, spec: { ...free.spec, holderIdentity: '', leaseDurationSeconds: 1 } });
-  }
-
-  const done = run();
-
-  return {
-    leading,
-    // Who never saw a Lease that was deleted may make one at once.
-    isLeader: () => state === 'leader' && lease !== undefined && now() - renewedAt < RENEW_DEADLINE_MS,
-    hasSeen: () => hasSeen,
-    async release() {
-      state = 'ended';
-      clearTimeout(deadline);
-      stop.abort();
-      await Promise.all([done, reflector.done]);
-      await giveUp()
-        .catch(async error => {
-          if (!isConflict(error)) throw error;
-          // Somebody annotated it, say.
-          await look();
-          await giveUp();
-        })
-        .catch(error =>
-          onError(new Error('the Lease could not be given up: others wait until it expires', { cause: error })),
-        );
+      };
+      const written = await write(spec, marks.annotations?.());
+      if (wasThere && !lease) return false;
+      // The watch may have told what came after it.
+      told(written);
+      return true;
+    },
+    async free() {
+      told(await write({ holderIdentity: '', leaseDurationSeconds: 1, renewTime: timestamp() }));
     },
   };
+}
+
+function defined(values: Record<string, string | undefined>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
 }

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { type Election, startElection } from '../../../src/kube/election.ts';
 import { ApiError } from '../../../src/kube/errors.ts';
-import { type Election, type Lease, startElection } from '../../../src/kube/lease.ts';
+import type { Lease } from '../../../src/kube/lease.ts';
 import { createWorld, type Process, type ProcessOptions, type World } from '../processes.ts';
 import { createLeaseServer, type LeaseServer, type Network } from './lease-server.ts';
 
