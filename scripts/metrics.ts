@@ -25,6 +25,8 @@ export function documentedMetrics(): Documented[] {
     version: '0.0.0',
     election: '',
     isLeader: () => false,
+    seats: 1,
+    owned: () => 0,
     queue: () => queue,
     connectors: () => [],
     probes: () => ({ running: () => 0, waiting: () => 0, longestWaitMs: () => 0 }),

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util';
 import { loadAll } from 'js-yaml';
 import * as z from 'zod';
 import { type Policy, policySchema } from './connector/policy.ts';
+import { MOST_SEATS } from './kube/membership.ts';
 
 const settingsSchema = z.object({
   logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
@@ -23,8 +24,16 @@ const settingsSchema = z.object({
   podName: z.string().min(1).default('local'),
   podNamespace: z.string().min(1).optional(),
   /** Of several operators, the one that holds this Lease writes. Absent: this is the only one. */
-  leaseName: z.string().min(1).optional(),
+  leaseName: z.string().min(1).max(63, 'must be 63 characters at most: it is the value of a label too').optional(),
   leaseNamespace: z.string().min(1).optional(),
+  /** In how many parts the work is shared out over such operators; 0: one of them does all of it. */
+  share: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(MOST_SEATS)
+    .refine(seats => seats !== 1, 'must be 0, so that one works and the others stand by, or 2 and more')
+    .default(0),
   /** So many reconciles of one connector in a minute, without a change of its spec, are a hot loop. */
   hotLoopPerMinute: z.coerce.number().int().min(1).default(120),
 });
@@ -51,6 +60,7 @@ personal-connector-operator probe URL [options]      what it would find at a URL
   --workers N           reconciles at a time                                                   [WORKERS]
   --lease NAME          run beside others: only the holder of this Lease writes                [LEASE_NAME]
   --lease-namespace NAME   … which is in this namespace; else in that of the Pod                [LEASE_NAMESPACE]
+  --share N             … or N of them share the work out; the others stand by                 [SHARE_AMONG]
   --hot-loop N          warn of more reconciles of one connector in a minute than this (120)   [HOT_LOOP]
   --log-level LEVEL     trace, debug, info, warn, error, fatal or silent                       [LOG_LEVEL]
   --help
@@ -84,10 +94,13 @@ export function readConfig(args: string[], env: NodeJS.ProcessEnv): Config | 'he
     podNamespace: variable('POD_NAMESPACE'),
     leaseName: flags.lease ?? variable('LEASE_NAME'),
     leaseNamespace: flags['lease-namespace'] ?? variable('LEASE_NAMESPACE') ?? variable('POD_NAMESPACE'),
+    share: flags.share ?? variable('SHARE_AMONG'),
     hotLoopPerMinute: flags['hot-loop'] ?? variable('HOT_LOOP'),
   });
   if (settings.leaseName !== undefined && settings.leaseNamespace === undefined)
     throw new ConfigError('--lease needs --lease-namespace, or POD_NAMESPACE, to say where the Lease is');
+  if (settings.share > 0 && settings.leaseName === undefined)
+    throw new ConfigError('--share needs --lease, by which those who share know each other');
   const policy = check(file ?? 'the settings', policySchema, file === undefined ? {} : readYaml(file));
   const { addressPolicy, allowedImages } = policy;
   return Object.freeze({
@@ -124,6 +137,7 @@ function readFlags(args: string[]) {
         workers: single,
         lease: single,
         'lease-namespace': single,
+        share: single,
         'hot-loop': single,
         'log-level': single,
         help: { type: 'boolean' },

@@ -14,19 +14,19 @@ import { CONFIG_MAPS, SECRETS } from './connector/references.ts';
 import { connectorsIn, createStores, watchChanges } from './connector/stores.ts';
 import { tally } from './connector/tally.ts';
 import { createClient } from './kube/client.ts';
-import { type Election, startElection } from './kube/election.ts';
 import { describeError, isConflict, isNotFound, NotLeading, retryAfterOf } from './kube/errors.ts';
 import { createEventRecorder } from './kube/events.ts';
+import { type Membership, startMembership } from './kube/membership.ts';
 import { createTransport } from './kube/transport.ts';
 import { createDialer } from './probe/dial.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
-import { createLimiter } from './probe/limiter.ts';
+import { createLimiter, type LimiterOptions } from './probe/limiter.ts';
 import { createProbe } from './probe/mcp.ts';
 import { OUTCOMES } from './probe/outcome.ts';
 import { createResolver } from './probe/resolver.ts';
 import { createProbeScheduler } from './probe/schedule.ts';
 import { runProbeCommand } from './probe-command.ts';
-import { startController } from './runtime/controller.ts';
+import { type Controller, startController } from './runtime/controller.ts';
 import { startHealthServer } from './runtime/health.ts';
 import { createHotLoopGuard } from './runtime/hot-loop.ts';
 import { createMetrics } from './runtime/metrics.ts';
@@ -60,6 +60,8 @@ const IDENTITY = {
   userAgent: `${OPERATOR}/${packageJson.version} (+${packageJson.homepage})`,
 };
 const DRAIN_MS = 30_000;
+/** The same for work on what has become another operator's: that one waits for it. */
+const HAND_OVER_MS = 3_000;
 /** In a row, with back-off between them: the cache had the time to learn what is there. */
 const MOST_OVERTAKEN = 4;
 /** A watch brings a bookmark about once a minute, and is opened anew after 150 s of silence. */
@@ -76,7 +78,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   const metrics = createMetrics({
     version: packageJson.version,
     election: config.leaseName ?? OPERATOR,
-    isLeader: () => isLeader(),
+    isLeader: () => alone || (membership?.isWorking() ?? false),
+    seats: Math.max(1, config.share),
+    owned: () => countOwned(),
     queue: () => queue,
     connectors: () => tally(stores.connectors.values()),
     probes: () => limiter,
@@ -87,12 +91,13 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       })),
     outcomes: Object.keys(OUTCOMES),
   });
-  const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => isLeader(), observer: metrics.api });
+  const transport = createTransport(kubeConfig, { userAgent, mayWrite: () => mayWrite(), observer: metrics.api });
   const client = createClient(transport);
-  let election: Election | undefined;
-  let controller: { done: Promise<void> } | undefined;
+  let membership: Membership | undefined;
+  let controller: Controller | undefined;
   const alone = config.leaseName === undefined;
-  const isLeader = (): boolean => alone || (election?.isLeader() ?? false);
+  const mayWrite = (): boolean => alone || (membership?.mayWrite() ?? false);
+  const owns = (key: string): boolean => alone || (membership?.owns(key) ?? false);
 
   const queue: Queue = createQueue(metrics.queue, { lineOf: namespaceOf });
   const hotLoops = createHotLoopGuard({
@@ -111,13 +116,12 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
   });
   const wake = (key: string, cause: string, priority?: Priority): void => {
     // Who stands by does not hoard: all is looked at when it takes over.
-    if (!controller) return;
+    if (!controller || !owns(key)) return;
     hotLoops.woken(key, cause);
     queue.add(key, priority);
   };
   const guard = createGuard(policy.addressPolicy, lookup);
-  const { concurrency: total, perHost, perHostPerSecond } = policy.probe;
-  const limiter = createLimiter({ total, perHost, perHostPerSecond });
+  const limiter = createLimiter(limitsOf(config));
   const probes = createProbeScheduler({
     probe: createProbe({
       dial: createDialer({ guard, proxy: policy.probe.proxy }),
@@ -175,7 +179,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     ready() {
       if (watching.signal.aborted) return 'shutting down';
       if (!synced) return 'the caches are not filled yet';
-      return alone || election?.hasSeen() ? undefined : `the Lease ${config.leaseName} could not be read or made yet`;
+      return alone || membership?.hasSeen() ? undefined : `the Lease ${config.leaseName} could not be read or made yet`;
     },
     metrics: metrics.registry,
   });
@@ -187,6 +191,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     events,
     context: { policy, guard, operatorNamespace: config.podNamespace, bridgeImage: config.bridgeImage },
     isOpen: namespaces.isOpen,
+    owns,
     onToolsChanged: metrics.toolsChanged,
   });
   const ready = namespaces.ready.then(() => {
@@ -194,9 +199,9 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     synced = true;
     log.info({ connectors: stores.connectors.size() }, 'the caches are filled');
     // Who could not work does not lead.
-    election = startCandidacy();
-    if (!election) return work();
-    void election.leading.then(work);
+    membership = startCandidacy();
+    if (!membership) return work();
+    void membership.working.then(work);
   });
 
   function work(): void {
@@ -218,18 +223,50 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       observer: metrics.controller,
       hotLoops,
     });
-    for (const connector of stores.connectors.values()) queue.add(keyOf(connector), 'low');
+    for (const key of keys()) if (owns(key)) queue.add(key, 'low');
   }
 
-  function startCandidacy(): Election | undefined {
-    const { leaseName: name, leaseNamespace: namespace, podName } = config;
+  function* keys(): Generator<string> {
+    for (const connector of stores.connectors.values()) yield keyOf(connector);
+  }
+
+  function countOwned(): number {
+    let count = 0;
+    for (const key of keys()) if (owns(key)) count += 1;
+    return count;
+  }
+
+  /** Takes up what has become this operator's own, and lets go of what is another's now. */
+  function turn(owned: (key: string) => boolean): void {
+    if (!controller) return;
+    let gained = 0;
+    let lost = 0;
+    for (const key of keys()) {
+      const before = owned(key);
+      if (owns(key) === before) continue;
+      if (before) {
+        lost += 1;
+        probes.set(key, undefined);
+      } else {
+        gained += 1;
+        wake(key, 'Share', 'low');
+      }
+    }
+    if (gained + lost > 0) log.info({ gained, lost }, 'the connectors are shared out anew');
+  }
+
+  function startCandidacy(): Membership | undefined {
+    const { leaseName: name, leaseNamespace: namespace, podName, share } = config;
     if (name === undefined || namespace === undefined) return undefined;
-    return startElection({
+    return startMembership({
       client: createClient(transport, { unfenced: true }),
       namespace,
       name,
       // A Pod whose container starts again has the same name, and must not take the earlier one's Lease for its own.
       identity: `${podName}_${randomUUID()}`,
+      share,
+      onTurn: turn,
+      drain: async () => controller?.drain(owns, HAND_OVER_MS),
       onLost(why) {
         transport.reset();
         hard.abort();
@@ -255,7 +292,7 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     await events.flush();
     clearTimeout(late);
     hard.abort();
-    await Promise.all([probing, election?.release(), namespaces.done]);
+    await Promise.all([probing, membership?.release(), namespaces.done]);
     await Promise.all([transport.close(), health.close()]);
   }
 
@@ -267,6 +304,17 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       ended ??= end();
       return ended;
     },
+  };
+}
+
+/** The limits of probes hold for all operators that share the work: each keeps to its part of them. */
+function limitsOf({ policy, share }: Config): LimiterOptions {
+  const parts = Math.max(1, share);
+  const { concurrency, perHost, perHostPerSecond } = policy.probe;
+  return {
+    total: Math.max(1, Math.floor(concurrency / parts)),
+    perHost: Math.max(1, Math.floor(perHost / parts)),
+    perHostPerSecond: perHostPerSecond / parts,
   };
 }
 

@@ -26,6 +26,8 @@ export interface ReconcilerOptions {
   context: Context;
   /** Whether the caches hold all that there is in a namespace, and are kept in step with it. */
   isOpen: (namespace: string) => boolean;
+  /** Whether a connector is this process's own to look after. */
+  owns: (key: Key) => boolean;
   /** Told when a server offers other tools than before. */
   onToolsChanged?: () => void;
   now?: () => Date;
@@ -38,6 +40,7 @@ export function createReconciler({
   events,
   context,
   isOpen,
+  owns,
   onToolsChanged,
   now = () => new Date(),
 }: ReconcilerOptions) {
@@ -47,8 +50,10 @@ export function createReconciler({
   return async function reconcile(key: Key, signal: AbortSignal): Promise<Outcome> {
     const connector = stores.connectors.get(key);
     const { metadata, spec } = connector ?? {};
-    if (!connector || metadata?.deletionTimestamp || spec?.suspend || !isOpen(connector.metadata.namespace)) {
-      // Children go with their owner; of a suspended connector, and where nobody may look, everything stays as it is.
+    const isIdle = !connector || metadata?.deletionTimestamp || spec?.suspend;
+    if (isIdle || !owns(key) || !isOpen(connector.metadata.namespace)) {
+      // Children go with their owner; of a suspended connector, of another process's own, and where nobody may look,
+      // everything stays as it is.
       probes.set(key, undefined);
       return {};
     }

@@ -139,12 +139,16 @@ export function createSeat({ client, namespace, name, identity, marks = {}, onSe
     },
     told,
     async look() {
-      try {
-        see(await client.get<Lease>(LEASES, { namespace, name }, AbortSignal.timeout(REQUEST_TIMEOUT_MS)));
-      } catch (error) {
-        if (!isNotFound(error)) throw error;
-        see(undefined);
-      }
+      const before = lease;
+      const found = await client
+        .get<Lease>(LEASES, { namespace, name }, AbortSignal.timeout(REQUEST_TIMEOUT_MS))
+        .catch(error => {
+          if (!isNotFound(error)) throw error;
+          return undefined;
+        });
+      // What was told while the answer was on its way may be what came after it.
+      if (lease === before) see(found);
+      else if (found) told(found);
     },
     async hold() {
       const wasThere = lease !== undefined;

@@ -31,20 +31,31 @@ export interface ControllerOptions {
   deadlineMs?: number;
 }
 
-/** Starts the workers; `done` resolves when the queue is closed and the last reconcile has ended. */
-export function startController(options: ControllerOptions): { done: Promise<void> } {
+export interface Controller {
+  /** Resolves when the queue is closed and the last reconcile has ended. */
+  done: Promise<void>;
+  /** Waits for the reconciles in hand of keys that are not kept; what takes longer than `patienceMs` is aborted. */
+  drain(keeps: (key: string) => boolean, patienceMs: number): Promise<void>;
+}
+
+/** Starts the workers. */
+export function startController(options: ControllerOptions): Controller {
   const { queue, reconcile, workers, onError, retryAfter, observer, hotLoops, signal, deadlineMs = 60_000 } = options;
   let active = 0;
+  const inHand = new Map<string, { ended: Promise<unknown>; abort: AbortController }>();
 
-  async function once(key: string): Promise<Result> {
+  async function once(key: string, drained: AbortSignal): Promise<Result> {
     try {
-      const { requeueAfterMs } = await reconcile(key, AbortSignal.any([signal, AbortSignal.timeout(deadlineMs)]));
+      const { requeueAfterMs } = await reconcile(
+        key,
+        AbortSignal.any([signal, drained, AbortSignal.timeout(deadlineMs)]),
+      );
       queue.forget(key);
       if (requeueAfterMs === undefined) return 'success';
       queue.addAfter(key, requeueAfterMs);
       return 'requeue_after';
     } catch (error) {
-      if (signal.aborted) return 'error';
+      if (signal.aborted || drained.aborted) return 'error';
       const failures = queue.retry(key, retryAfter?.(error));
       onError(key, error, failures);
       return 'error';
@@ -62,7 +73,11 @@ export function startController(options: ControllerOptions): { done: Promise<voi
       const start = performance.now();
       active += 1;
       observer?.active(active);
-      const result = await once(key);
+      const abort = new AbortController();
+      const ended = once(key, abort.signal);
+      inHand.set(key, { ended, abort });
+      const result = await ended;
+      inHand.delete(key);
       active -= 1;
       observer?.active(active);
       observer?.reconciled(result, (performance.now() - start) / 1000);
@@ -70,5 +85,16 @@ export function startController(options: ControllerOptions): { done: Promise<voi
     }
   }
 
-  return { done: Promise.all(Array.from({ length: workers }, work)).then(() => {}) };
+  return {
+    done: Promise.all(Array.from({ length: workers }, work)).then(() => {}),
+    async drain(keeps, patienceMs) {
+      const leaving = [...inHand].filter(([key]) => !keeps(key)).map(([, reconciling]) => reconciling);
+      if (leaving.length === 0) return;
+      const late = setTimeout(() => {
+        for (const { abort } of leaving) abort.abort();
+      }, patienceMs);
+      await Promise.all(leaving.map(({ ended }) => ended));
+      clearTimeout(late);
+    },
+  };
 }

@@ -25,6 +25,10 @@ export interface MetricSources {
   /** Name of the Lease. */
   election: string;
   isLeader(): boolean;
+  /** How many operators may work at a time. */
+  seats: number;
+  /** How many connectors this one looks after. */
+  owned(): number;
   queue(): Queue;
   connectors(): Tally[];
   probes(): { running(): number; waiting(): number; longestWaitMs(): number };
@@ -53,6 +57,7 @@ export function createMetrics(sources: MetricSources): Metrics {
   buildInfo(registers, sources.version);
   connectorMetrics(registers, sources.connectors);
   leaderMetric(registers, sources.election, sources.isLeader);
+  shareMetrics(registers, sources);
   const metrics = {
     registry,
     probes: probeMetrics(registers, sources),
@@ -235,11 +240,27 @@ function reflectorMetrics(registers: Registry[], watches: MetricSources['watches
 function leaderMetric(registers: Registry[], name: string, isLeader: () => boolean): void {
   new Gauge({
     name: 'leader_election_master_status',
-    help: '1 while this process leads, 0 while it stands by.',
+    help: '1 while this process leads, or works on its share; 0 while it stands by.',
     labelNames: ['name'],
     registers,
     collect() {
       this.set({ name }, isLeader() ? 1 : 0);
+    },
+  });
+}
+
+function shareMetrics(registers: Registry[], { seats, owned }: MetricSources): void {
+  new Gauge({
+    name: 'personal_connector_seats',
+    help: 'Replicas that may work at the same time: 1, or as many as the work is shared out over.',
+    registers,
+  }).set(seats);
+  new Gauge({
+    name: 'personal_connectors_owned',
+    help: 'Connectors that this replica looks after.',
+    registers,
+    collect() {
+      this.set(owned());
     },
   });
 }

@@ -89,7 +89,7 @@ const MUTATIONS: Mutation[] = [
   {
     title: 'who lost the Lease may write',
     file: 'src/main.ts',
-    from: 'mayWrite: () => isLeader()',
+    from: 'mayWrite: () => mayWrite()',
     to: 'mayWrite: () => true',
     suite: 'leader',
     tests: 'sends nothing afterwards',
@@ -113,7 +113,7 @@ const MUTATIONS: Mutation[] = [
   {
     title: 'the Lease is not given up at the end',
     file: 'src/main.ts',
-    from: 'await Promise.all([election?.release(), ',
+    from: 'await Promise.all([membership?.release(), ',
     to: 'await Promise.all([',
     suite: 'leader',
     tests: 'SIGTERM',

@@ -45,6 +45,7 @@ describe('the settings', () => {
       workers: 16,
       namespaces: [],
       podName: 'local',
+      share: 0,
       hotLoopPerMinute: 120,
       policy: policySchema.parse({}),
     });

@@ -24,6 +24,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
   const results = new Map<string, ProbeResult>();
   const events: string[] = [];
   const closed = new Set<string>();
+  const others = new Set<string>();
   const put = (connector: PersonalConnector): void => {
     const { namespace, name } = connector.metadata;
     api.objects.set(`PersonalConnector ${namespace}/${name}`, connector);
@@ -47,6 +48,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
     },
     context: makeContext(policy),
     isOpen: namespace => !closed.has(namespace),
+    owns: key => !others.has(key),
     now: () => new Date('2026-03-01T10:00:00Z'),
   });
   /** Brings the caches up to date, as the watches would. */

@@ -1,6 +1,6 @@
 /** An API server as far as Leases go: create, replace, get, watch; and the network between it and each process. */
 import type { Declared } from '../../../src/api/meta.ts';
-import { INITIAL_EVENTS_END, type KubeClient } from '../../../src/kube/client.ts';
+import { INITIAL_EVENTS_END, type KubeClient, type Scope } from '../../../src/kube/client.ts';
 import { ApiError } from '../../../src/kube/errors.ts';
 import type { Lease } from '../../../src/kube/lease.ts';
 import type { Process, World } from '../processes.ts';
@@ -32,26 +32,33 @@ interface WatchEvent {
 }
 
 export interface LeaseServer {
-  /** What there is. */
-  lease(): Lease | undefined;
+  /** What there is, of this name or of the one that most tests speak of. */
+  lease(name?: string): Lease | undefined;
   log: Reached[];
   /** May throw what is answered instead. */
   before?: (what: string) => void;
   /** Told of each request that was taken. */
   reached?: (one: Reached) => void;
   /** As another client would; a merge of the given parts. Bypasses the network. */
-  edit(change: (lease: Lease) => Lease): void;
-  remove(): void;
+  edit(change: (lease: Lease) => Lease, name?: string): void;
+  remove(name?: string): void;
   client(process: Process, network: () => Network): KubeClient;
 }
 
 const MICRO_TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
 const BOOKMARK_MS = 60_000;
+const NAME = 'operator';
+
+/** Which Leases a list or watch speaks of: the one of a name, or those with a label, `key=value`. */
+function within({ name, labelSelector }: Scope): (lease: Lease) => boolean {
+  const [key = '', value] = labelSelector?.split('=') ?? [];
+  return ({ metadata }) => (name === undefined ? metadata.labels?.[key] === value : metadata.name === name);
+}
 
 export function createLeaseServer(world: World): LeaseServer {
   let version = 100;
   let uids = 0;
-  let stored: Lease | undefined;
+  const stored = new Map<string, Lease>();
   const history: WatchEvent[] = [];
   const watchers = new Set<(event: WatchEvent) => void>();
 
@@ -65,7 +72,8 @@ export function createLeaseServer(world: World): LeaseServer {
       ...object,
       metadata: { ...object.metadata, resourceVersion: String(version) },
     });
-    stored = type === 'DELETED' ? undefined : next;
+    if (type === 'DELETED') stored.delete(next.metadata.name);
+    else stored.set(next.metadata.name, next);
     const event = { type, version, object: next };
     history.push(event);
     for (const watcher of [...watchers]) watcher(event);
@@ -81,14 +89,15 @@ export function createLeaseServer(world: World): LeaseServer {
   }
 
   const handlers = {
-    GET(): Lease {
-      if (!stored) throw refused(404, 'NotFound');
-      return stored;
+    GET(name: string): Lease {
+      const found = stored.get(name);
+      if (!found) throw refused(404, 'NotFound');
+      return found;
     },
     POST(object: Declared): Lease {
       validate(object as Lease);
       if (object.metadata.resourceVersion !== undefined) throw refused(400, 'BadRequest');
-      if (stored) throw refused(409, 'AlreadyExists');
+      if (stored.has(object.metadata.name)) throw refused(409, 'AlreadyExists');
       uids += 1;
       const creationTimestamp = '2026-01-01T00:00:00Z';
       return put('ADDED', {
@@ -98,23 +107,21 @@ export function createLeaseServer(world: World): LeaseServer {
     },
     PUT(object: Declared): Lease {
       validate(object as Lease);
-      if (!stored) throw refused(404, 'NotFound');
-      const { resourceVersion, uid } = object.metadata;
-      if (resourceVersion !== stored.metadata.resourceVersion) throw refused(409, 'Conflict');
-      if (uid !== undefined && uid !== stored.metadata.uid) throw refused(409, 'Conflict');
+      const { name, resourceVersion, uid } = object.metadata;
+      const { metadata } = handlers.GET(name);
+      if (resourceVersion !== metadata.resourceVersion) throw refused(409, 'Conflict');
+      if (uid !== undefined && uid !== metadata.uid) throw refused(409, 'Conflict');
       return put('MODIFIED', object as Lease);
     },
   };
 
   const server: LeaseServer = {
-    lease: () => stored,
+    lease: (name = NAME) => stored.get(name),
     log: [],
-    edit(change) {
-      if (!stored) throw new Error('there is no Lease');
-      put('MODIFIED', change(structuredClone(stored)));
-    },
-    remove() {
-      if (stored) put('DELETED', stored);
+    edit: (change, name = NAME) => void put('MODIFIED', change(structuredClone(handlers.GET(name)))),
+    remove(name = NAME) {
+      const gone = stored.get(name);
+      if (gone) put('DELETED', gone);
     },
     client(process, network) {
       function handle<T>(what: keyof typeof handlers | 'LIST' | 'WATCH', answer: () => T): () => T {
@@ -158,7 +165,7 @@ export function createLeaseServer(world: World): LeaseServer {
       }
 
       return fakeClient({
-        get: (_type, _at, signal) => send('GET', handlers.GET, signal) as Promise<never>,
+        get: (_type, { name }, signal) => send('GET', () => handlers.GET(name), signal) as Promise<never>,
         create: (_type, object, signal) => {
           const sent = structuredClone(object);
           return send('POST', () => handlers.POST(sent), signal) as Promise<never>;
@@ -167,13 +174,17 @@ export function createLeaseServer(world: World): LeaseServer {
           const sent = structuredClone(object);
           return send('PUT', () => handlers.PUT(sent), signal) as Promise<never>;
         },
-        list: (_type, _scope, signal) =>
+        list: (_type, scope, signal) =>
           send(
             'LIST',
-            () => ({ metadata: { resourceVersion: String(version) }, items: stored ? [stored] : [] }),
+            () => ({
+              metadata: { resourceVersion: String(version) },
+              items: [...stored.values()].filter(within(scope)),
+            }),
             signal,
           ) as Promise<never>,
-        async watch(_type, { resourceVersion, timeoutSeconds }, signal) {
+        async watch(_type, { resourceVersion, timeoutSeconds, ...scope }, signal) {
+          const isMeant = within(scope);
           const pending: (string | undefined)[] = [];
           let wake = (): void => {};
           signal.addEventListener('abort', () => wake());
@@ -185,12 +196,14 @@ export function createLeaseServer(world: World): LeaseServer {
               wake();
             });
           };
-          const told = (event: WatchEvent): void => tell(event.type, event.object);
+          const told = (event: WatchEvent): void => {
+            if (isMeant(event.object)) tell(event.type, event.object);
+          };
           const mark = (annotations?: Record<string, string>): void =>
             tell('BOOKMARK', { kind: 'Lease', metadata: { resourceVersion: String(version), annotations } });
           handle('WATCH', () => {})();
           if (resourceVersion === undefined) {
-            if (stored) tell('ADDED', stored);
+            for (const lease of stored.values()) if (isMeant(lease)) tell('ADDED', lease);
             mark({ [INITIAL_EVENTS_END]: 'true' });
           } else for (const event of history) if (event.version > Number(resourceVersion)) told(event);
           watchers.add(told);

@@ -10,6 +10,7 @@ function make() {
     running: 0,
     waiting: 0,
     longestWaitMs: 0,
+    owned: 0,
     connectors: [] as Tally[],
     watches: [] as ReturnType<MetricSources['watches']>,
   };
@@ -17,6 +18,8 @@ function make() {
     version: '1.2.3',
     election: 'operator',
     isLeader: () => state.leads,
+    seats: 3,
+    owned: () => state.owned,
     queue: () => queue,
     connectors: () => state.connectors,
     probes: () => ({
@@ -47,6 +50,8 @@ describe('metrics', () => {
     expect(await samples()).toEqual([
       'personal_connector_build_info{version="1.2.3"} 1',
       'leader_election_master_status{name="operator"} 0',
+      'personal_connector_seats 3',
+      'personal_connectors_owned 0',
       'personal_connector_probes_total{outcome="answered"} 0',
       'personal_connector_probes_total{outcome="timeout"} 0',
       'personal_connector_probe_seconds_sum 0',
