@@ -175,10 +175,21 @@ export function startElection(options: ElectionOptions): Election {
       return RETRY_MS;
     } catch (error) {
       if (!isConflict(error) && !(isNotFound(error) && seat.lease())) throw error;
-      await seat.look();
+      // Somebody wrote to our Lease: there may be more that the watches have not told.
+      await (state === 'leader' && label !== undefined ? lookAround() : seat.look());
       // Candidates that are as quick as each other do not try in step for ever.
       return state === 'leader' ? 0 : (RETRY_MS / 4) * (1 + Math.random());
     }
+  }
+
+  async function lookAround(): Promise<void> {
+    const limit = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    const [{ items }] = await Promise.all([
+      client.list<Lease>(LEASES, others, limit),
+      seatOf(name).look(),
+      mine?.look(),
+    ]);
+    for (const lease of items) seatOf(lease.metadata.name).told(lease);
   }
 
   async function run(): Promise<void> {
@@ -224,11 +235,7 @@ export function startElection(options: ElectionOptions): Election {
     isLeader: () => state === 'leader' && mine?.lease() !== undefined && now() - renewedAt < RENEW_DEADLINE_MS,
     hasSeen: () => hasSeen,
     seats: () => seats.values(),
-    async lookAround() {
-      const limit = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
-      const [{ items }] = await Promise.all([client.list<Lease>(LEASES, others, limit), seatOf(name).look()]);
-      for (const lease of items) seatOf(lease.metadata.name).told(lease);
-    },
+    lookAround,
     renew() {
       hurried.resolve();
     },

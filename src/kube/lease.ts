@@ -75,6 +75,8 @@ export interface Seat {
   hold(): Promise<boolean>;
   /** Writes the Lease as nobody's, with the same conflicts: the end of its holder, also of one that does not know it yet. */
   free(): Promise<void>;
+  /** Writes annotations, and so makes the next renewal of its holder conflict: for one that does not see what it should. */
+  annotate(annotations: Record<string, string>): Promise<void>;
 }
 
 export function createSeat({ client, namespace, name, identity, marks = {}, onSeen, now }: SeatOptions): Seat {
@@ -169,6 +171,9 @@ export function createSeat({ client, namespace, name, identity, marks = {}, onSe
     },
     async free() {
       told(await write({ holderIdentity: '', leaseDurationSeconds: 1, renewTime: timestamp() }));
+    },
+    async annotate(annotations) {
+      told(await write({}, annotations));
     },
   };
 }

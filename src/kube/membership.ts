@@ -2,6 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ElectionOptions, startElection } from './election.ts';
+import { isConflict, isNotFound } from './errors.ts';
 import type { Seat } from './lease.ts';
 import {
   isSame,
@@ -13,6 +14,7 @@ import {
   type Self,
   type Sight,
   seatOf,
+  unaware,
   VACANCY_MS,
   type View,
 } from './view.ts';
@@ -21,6 +23,10 @@ import {
 const LEASE_LABEL = 'connectors.aitronos.com/lease';
 /** What a member publishes on its Lease. */
 const MEMBERS_ANNOTATION = 'connectors.aitronos.com/members';
+/** What another one writes there that waits for it. */
+const WAITING_ANNOTATION = 'connectors.aitronos.com/waiting';
+/** How long a member waits for others to publish it before it tells them so: they have up to 3 s to end what they do. */
+const PATIENCE_MS = 5_000;
 /** Seats that there can be: the operator's rights name the Lease of each. */
 export const MOST_SEATS = 16;
 const RETRY_MS = 1_000;
@@ -65,6 +71,8 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
   /** What of the view is kept to already: nothing else is in hand. */
   let kept: Published = {};
   let timer: NodeJS.Timeout | undefined;
+  /** Since when it waits for others to publish it, or has told them so. */
+  let waitsSince = 0;
 
   const election = startElection({
     ...options,
@@ -72,6 +80,7 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
     label: LEASE_LABEL,
     annotations: seat => ({
       [MEMBERS_ANNOTATION]: share > 0 ? JSON.stringify({ ...kept, [seat]: identity }) : undefined,
+      [WAITING_ANNOTATION]: undefined,
     }),
     onSeen: () => look(),
     onLost(why) {
@@ -94,6 +103,7 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
     }
     if (signal.aborted) return;
     self = { seat, identity, leads: share === 0 };
+    waitsSince = now();
     look('joins');
   }
 
@@ -143,6 +153,7 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
     clearTimeout(timer);
     const others = [...election.seats()].filter(({ name, holder }) => name !== self?.seat && holder() !== '');
     const waits = others.map(seat => seat.takenForMs() || RETRY_MS);
+    if (!works) waits.push(waitsSince + PATIENCE_MS - now());
     for (const { vacantSince } of view.values())
       if (vacantSince !== undefined) waits.push(vacantSince + VACANCY_MS - now());
     if (waits.length > 0) timer = setTimeout(wake, Math.max(0, Math.min(...waits)));
@@ -151,15 +162,26 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
   /** Frees the seats of those who are silent, and looks. */
   function wake(): void {
     for (const seat of election.isLeader() ? election.seats() : [])
-      if (seat.name !== self?.seat && seat.holder() !== '' && seat.takenForMs() === 0) void free(seat);
+      if (seat.name !== self?.seat && seat.holder() !== '' && seat.takenForMs() === 0) void settle(seat, seat.free());
+    if (!works && now() - waitsSince >= PATIENCE_MS) knock();
     look();
   }
 
-  /** Of several who do that one succeeds; who was not silent, though we saw nothing, is not harmed. */
-  async function free(seat: Seat): Promise<void> {
-    await seat
-      .free()
-      .catch(() => seat.look())
+  /** Makes those look who should know this process, and do not see it: their watches may be silent, their renewals are not. */
+  function knock(): void {
+    waitsSince = now();
+    const names = self ? unaware(view, sights(), self) : [];
+    for (const seat of election.seats())
+      if (names.includes(seat.name)) void settle(seat, seat.annotate({ [WAITING_ANNOTATION]: identity }));
+  }
+
+  /** Of several who write to a Lease one succeeds; its holder, who was not silent though we saw nothing, is not harmed. */
+  async function settle(seat: Seat, written: Promise<void>): Promise<void> {
+    await written
+      .catch(error => {
+        if (!isConflict(error) && !isNotFound(error)) throw error;
+        return seat.look();
+      })
       .catch(onError);
   }
 

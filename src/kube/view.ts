@@ -89,17 +89,20 @@ export function isSame(one: View, other: View): boolean {
   return true;
 }
 
+/** The seats of those in its view who have not published this member. One that is gone, or leads, need not. */
+export function unaware(view: View, sights: Iterable<Sight>, { seat: own, identity }: Self): string[] {
+  return Array.from(sights)
+    .filter(({ seat, holder, published }) => {
+      const member = seat === own ? undefined : view.get(seat);
+      return member?.identity === holder && !member.leads && published?.[own] !== identity;
+    })
+    .map(({ seat }) => seat);
+}
+
 /** Whether all others of its view know that this member is there, and none of them leads. */
-export function mayWork(view: View, sights: Iterable<Sight>, { seat: own, identity }: Self): boolean {
-  const seen = new Map(Array.from(sights, sight => [sight.seat, sight]));
-  for (const [seat, member] of view) {
-    if (seat === own) continue;
-    if (member.leads) return false;
-    const sight = seen.get(seat);
-    // One that is gone works on nothing.
-    if (sight?.holder === member.identity && sight.published?.[own] !== identity) return false;
-  }
-  return true;
+export function mayWork(view: View, sights: Iterable<Sight>, self: Self): boolean {
+  const hasLeader = [...view].some(([seat, { leads }]) => leads && seat !== self.seat);
+  return !hasLeader && unaware(view, sights, self).length === 0;
 }
 
 /** The seat that a key belongs to: that of who leads, or else the one with the highest hash. */

@@ -3,7 +3,8 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
 import { LEASES, type Lease } from '../../src/kube/lease.ts';
 import { until as untilTrue } from '../cluster/process.ts';
-import { createSandbox, type Sandbox, until, watchObjects } from '../support/kube.ts';
+import { createSandbox, type Sandbox, until } from '../support/kube.ts';
+import { isTold, keepChanging, plain as spec } from './changes.ts';
 import { LONG, note } from './figures.ts';
 import { buildOperator, type Executable, type OperatorProcess } from './process.ts';
 import { type FaultProxy, startProxy } from './proxy.ts';
@@ -69,48 +70,6 @@ async function startPair(env: Record<string, string> = {}): Promise<Pair> {
       await Promise.all([leader[Symbol.asyncDispose](), standby[Symbol.asyncDispose]()]);
       await Promise.all(proxies.map(proxy => proxy.close()));
       await cluster.dispose();
-    },
-  };
-}
-
-/** A connector that costs one write of its status for each change. */
-const spec = (version: string) =>
-  ({
-    name: 'Plain',
-    type: 'custom',
-    connectorId: 'plain',
-    version,
-    serverUrl: 'http://127.0.0.1:1/mcp',
-    probe: { enabled: false },
-  }) as const;
-
-const isTold = ({ metadata, status }: PersonalConnector): boolean => status?.observedGeneration === metadata.generation;
-
-/** Changes one connector after another, until told to stop; then waits until the status of each one tells of its last change. */
-function keepChanging(cluster: Sandbox, count: number): { stop(): Promise<void> } {
-  let stopped = false;
-  const change = async (first: number): Promise<void> => {
-    for (let turn = 0; !stopped; turn++) {
-      await cluster.applyConnector(`c-${(first + turn * 4) % count}`, spec(`1.0.${turn}`));
-    }
-  };
-  const changing = Promise.all([0, 1, 2, 3].map(change));
-  changing.catch(() => {}); // Told to whom stops it.
-  return {
-    async stop() {
-      stopped = true;
-      await changing;
-      const allTold = Promise.withResolvers<void>();
-      const view = watchObjects<PersonalConnector>(
-        cluster,
-        PERSONAL_CONNECTORS,
-        { namespace: cluster.namespace },
-        objects => {
-          if (objects.every(isTold)) allTold.resolve();
-        },
-      );
-      await allTold.promise;
-      await view.stop();
     },
   };
 }

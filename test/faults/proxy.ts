@@ -37,6 +37,8 @@ export interface Passed extends Call {
   at: number;
   /** Whether the API server was asked. */
   forwarded: boolean;
+  /** When the API server answered, by the same clock; undefined: not yet, or it was not asked. */
+  answeredAt: number | undefined;
   /** What the operator was answered, or would have been, had the connection not been dropped. */
   status: number | undefined;
 }
@@ -137,6 +139,7 @@ export async function startProxy(kubeconfig: string): Promise<FaultProxy> {
       signal,
     });
     passed.status = response.statusCode;
+    passed.answeredAt = performance.now();
     return response;
   }
 
@@ -162,7 +165,13 @@ export async function startProxy(kubeconfig: string): Promise<FaultProxy> {
     response.on('error', () => {});
     const closed = AbortSignal.any([gone.signal, ending.signal]);
     const call = classify(log.length + 1, request.method ?? 'GET', request.url ?? '/');
-    const passed: Passed = { ...call, at: performance.now(), forwarded: false, status: undefined };
+    const passed: Passed = {
+      ...call,
+      at: performance.now(),
+      forwarded: false,
+      answeredAt: undefined,
+      status: undefined,
+    };
     log.push(passed);
     const drop = (): void => void request.socket.resetAndDestroy();
     underWay.set(passed, drop);

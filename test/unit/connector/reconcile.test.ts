@@ -72,6 +72,7 @@ function make(connectors: PersonalConnector[], policy: PolicyInput = {}) {
     results,
     events,
     closed,
+    others,
     put,
     watch,
     status,
@@ -230,6 +231,20 @@ describe('a connector that is not to be touched', () => {
       expect(calls.at(-1)).toMatch(/^apply PersonalConnector team.mine/);
     },
   );
+
+  it.each([
+    ['a remote one', remote()],
+    ['a hosted one', makeConnector('aitronos_built', {}, { metadata: { name: 'mine' } })],
+  ])('while it is another process’s own, %s is neither probed nor written', async (_, connector) => {
+    const { reconcile, calls, probes, events, others } = make([connector]);
+    others.add('team/mine');
+    probes.set('team/mine', {} as Target);
+    expect(await reconcile('mine')).toEqual({});
+    expect([calls, probes.get('team/mine'), events]).toEqual([[], undefined, []]);
+    others.clear();
+    await reconcile('mine');
+    expect(calls.at(-1)).toMatch(/^apply PersonalConnector team.mine/);
+  });
 });
 
 describe('a status that cannot be written', () => {

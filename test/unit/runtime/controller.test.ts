@@ -332,3 +332,57 @@ describe('the workers of a controller', () => {
     expect(controller.results).toEqual(['success']);
   });
 });
+
+describe('draining', () => {
+  /** A reconcile that ends when it is told to, or aborted. */
+  function makeSlow() {
+    const running = new Map<string, () => void>();
+    const aborted: string[] = [];
+    const reconcile = (key: string, signal: AbortSignal): Promise<Outcome> =>
+      new Promise((resolve, reject) => {
+        running.set(key, () => resolve({}));
+        signal.addEventListener('abort', () => {
+          aborted.push(key);
+          reject(signal.reason);
+        });
+      });
+    return { running, aborted, ...start(reconcile, { workers: 3 }) };
+  }
+
+  it('waits for what is in hand and not kept, and for nothing else', async () => {
+    const { running, aborted, queue, drain, ended } = makeSlow();
+    for (const key of ['kept', 'one', 'other']) queue.add(key);
+    await vi.waitFor(() => expect(running.size).toBe(3));
+    let isDrained = false;
+    const drained = drain(key => key === 'kept', 60_000).then(() => {
+      isDrained = true;
+    });
+    running.get('one')?.();
+    await ended(1);
+    expect(isDrained).toBe(false);
+    running.get('other')?.();
+    await drained;
+    expect(aborted).toEqual([]);
+    running.get('kept')?.();
+    await ended(3);
+  });
+
+  it('has nothing to wait for when all that is in hand is kept', async () => {
+    const { running, queue, drain, ended } = makeSlow();
+    queue.add('kept');
+    await vi.waitFor(() => expect(running.size).toBe(1));
+    await drain(() => true, 0);
+    running.get('kept')?.();
+    await ended(1);
+  });
+
+  it('aborts what takes too long, and neither tells of it as a failure nor tries it again', async () => {
+    const { running, aborted, told, queue, drain, ended } = makeSlow();
+    for (const key of ['kept', 'gone']) queue.add(key);
+    await vi.waitFor(() => expect(running.size).toBe(2));
+    await drain(key => key === 'kept', 1);
+    expect([aborted, told]).toEqual([['gone'], []]);
+    running.get('kept')?.();
+    await ended(2);
+  });
+});
