@@ -96,7 +96,7 @@ const REASONS: Record<string, string> = {
   secrets:
     'values of `spec.probe.headers` and `caBundle`; new Pods when credentials change. Their metadata alone is watched',
   configmaps: 'the same for `caBundle` and environments from ConfigMaps',
-  leases: 'which of several replicas works',
+  leases: 'which of several replicas works, and on what',
 };
 
 function permissionsPage(
@@ -110,7 +110,7 @@ function permissionsPage(
     rules.map(rule => {
       const { apiGroups, resources, resourceNames, verbs } = rule;
       const why = resources.map(resource => REASONS[resource] ?? 'unknown').join('; ');
-      const named = resourceNames ? ` named ${resourceNames.map(name => `\`${name}\``).join(', ')}` : '';
+      const named = resourceNames ? ` named ${series(resourceNames)}` : '';
       const group = apiGroups.map(name => (name === '' ? 'core' : name)).join(', ');
       return `| ${resources.map(resource => `\`${resource}\``).join(', ')}${named} | ${group} | ${verbs.join(', ')} | ${when(rule)} | ${why} |`;
     });
@@ -137,9 +137,15 @@ function permissionsPage(
       'Who may make connectors in a namespace may have the images of the catalog, and those that `allowedImages` names, run',
       'there with the Secrets of that namespace: as who may make Pods there can.',
     ].join('\n'),
-    `${standard.ClusterRole.length} rules always, ${asked.length} more on request, ${standard.Role.length} for the Lease.`,
+    `${standard.ClusterRole.length} rules always, ${asked.length} more on request, ${standard.Role.length} for the Leases.`,
     '',
   ].join('\n\n');
+}
+
+/** Names for a reader: of many that are counted up, the first ones and the last. */
+function series(names: string[]): string {
+  const quoted = names.map(name => `\`${name}\``);
+  return quoted.length > 3 ? `${quoted.slice(0, 2).join(', ')} to ${quoted.at(-1)}` : quoted.join(', ');
 }
 
 if (import.meta.main) {

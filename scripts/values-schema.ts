@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { catalogEntrySchema } from '../src/connector/catalog.ts';
 import { policySchema } from '../src/connector/policy.ts';
+import { MOST_SEATS } from '../src/kube/membership.ts';
 
 interface JsonSchema {
   type?: string;
@@ -53,6 +54,7 @@ const valuesSchema = z.strictObject({
   }),
   watchNamespaces: z.array(name.max(63)),
   replicas: z.int().min(0),
+  sharding: z.strictObject({ replicas: z.int().min(0).max(MOST_SEATS) }),
   topologySpreadConstraints: objects,
   networkPolicy: z.strictObject({
     enabled: z.boolean(),

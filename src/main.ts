@@ -20,7 +20,7 @@ import { type Membership, startMembership } from './kube/membership.ts';
 import { createTransport } from './kube/transport.ts';
 import { createDialer } from './probe/dial.ts';
 import { createGuard, type Lookup, openGuard } from './probe/guard.ts';
-import { createLimiter, type LimiterOptions } from './probe/limiter.ts';
+import { createLimiter, partOf } from './probe/limiter.ts';
 import { createProbe } from './probe/mcp.ts';
 import { OUTCOMES } from './probe/outcome.ts';
 import { createResolver } from './probe/resolver.ts';
@@ -121,7 +121,8 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
     queue.add(key, priority);
   };
   const guard = createGuard(policy.addressPolicy, lookup);
-  const limiter = createLimiter(limitsOf(config));
+  const { concurrency: total, perHost, perHostPerSecond } = policy.probe;
+  const limiter = createLimiter(partOf({ total, perHost, perHostPerSecond }, config.share));
   const probes = createProbeScheduler({
     probe: createProbe({
       dial: createDialer({ guard, proxy: policy.probe.proxy }),
@@ -304,17 +305,6 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
       ended ??= end();
       return ended;
     },
-  };
-}
-
-/** The limits of probes hold for all operators that share the work: each keeps to its part of them. */
-function limitsOf({ policy, share }: Config): LimiterOptions {
-  const parts = Math.max(1, share);
-  const { concurrency, perHost, perHostPerSecond } = policy.probe;
-  return {
-    total: Math.max(1, Math.floor(concurrency / parts)),
-    perHost: Math.max(1, Math.floor(perHost / parts)),
-    perHostPerSecond: perHostPerSecond / parts,
   };
 }
 

@@ -26,6 +26,18 @@ export interface LimiterOptions {
   now?: () => number;
 }
 
+type Limits = Required<Pick<LimiterOptions, 'total' | 'perHost' | 'perHostPerSecond'>>;
+
+/** What each of several processes keeps to, so that together they keep to the limits; 0 of them share nothing. */
+export function partOf({ total, perHost, perHostPerSecond }: Limits, processes: number): Limits {
+  const parts = Math.max(1, processes);
+  return {
+    total: Math.max(1, Math.floor(total / parts)),
+    perHost: Math.max(1, Math.floor(perHost / parts)),
+    perHostPerSecond: perHostPerSecond / parts,
+  };
+}
+
 interface Host {
   name: string;
   running: number;

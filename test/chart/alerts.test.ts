@@ -78,6 +78,12 @@ const of = (metric: string, instance = 'a', job = 'operator'): string => {
 const target = { namespace: 'ns', job: 'operator' };
 const build = 'personal_connector_build_info{version="1"}';
 const leads = 'leader_election_master_status{name="x"}';
+/** One that works, and is one of so many that may. */
+const replica = (instance: string, { seats = 1, works = '1x9', job = 'operator' } = {}): Record<string, string> => ({
+  [of(build, instance, job)]: '1x9',
+  [of(leads, instance, job)]: works,
+  [of('personal_connector_seats', instance, job)]: `${seats}x9`,
+});
 const errors = 'controller_runtime_reconcile_errors_total{controller="personalconnector"}';
 const reconciles = (result: string): string =>
   `controller_runtime_reconcile_total{controller="personalconnector",result="${result}"}`;
@@ -126,33 +132,48 @@ const cases: Record<string, Case[]> = {
   PersonalConnectorOperatorSeveralLeaders: [
     {
       title: 'two lead',
-      series: { [of(build)]: '1x9', [of(leads)]: '1x9', [of(build, 'b')]: '1x9', [of(leads, 'b')]: '1x9' },
+      series: { ...replica('a'), ...replica('b') },
       at: 3,
       fires: { labels: target, value: '2' },
     },
     {
       title: 'one takes over between two scrapes',
-      series: {
-        [of(build)]: '1x9',
-        [of(leads)]: '1 1 1 0 0 0 0',
-        [of(build, 'b')]: '1x9',
-        [of(leads, 'b')]: '0 0 1x6',
-      },
+      series: { ...replica('a', { works: '1 1 1 0 0 0 0' }), ...replica('b', { works: '0 0 1x6' }) },
       at: 2,
     },
     {
       title: 'two installations have a leader each',
-      series: {
-        [of(build)]: '1x9',
-        [of(leads)]: '1x9',
-        [of(build, 'b', 'second')]: '1x9',
-        [of(leads, 'b', 'second')]: '1x9',
-      },
+      series: { ...replica('a'), ...replica('b', { job: 'second' }) },
       at: 9,
     },
     {
       title: 'another program behind the same job leads as well',
-      series: { [of(build)]: '1x9', [of(leads)]: '1x9', [of(leads, 'c')]: '1x9' },
+      series: { ...replica('a'), [of(leads, 'c')]: '1x9' },
+      at: 9,
+    },
+    {
+      title: 'three share the work, and a fourth stands by',
+      series: {
+        ...replica('a', { seats: 3 }),
+        ...replica('b', { seats: 3 }),
+        ...replica('c', { seats: 3 }),
+        ...replica('d', { seats: 3, works: '0x9' }),
+      },
+      at: 9,
+    },
+    {
+      title: 'three work where two share',
+      series: { ...replica('a', { seats: 2 }), ...replica('b', { seats: 2 }), ...replica('c', { seats: 2 }) },
+      at: 3,
+      fires: { labels: target, value: '3' },
+    },
+    {
+      title: 'there are to be fewer, and those of before still work',
+      series: {
+        ...replica('a', { seats: 3 }),
+        ...replica('b', { seats: 3 }),
+        ...replica('c', { seats: 2 }),
+      },
       at: 9,
     },
   ],

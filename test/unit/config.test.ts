@@ -134,6 +134,16 @@ describe('the settings', () => {
     expect(read(args, env)).toMatchObject({ leaseName: 'x', leaseNamespace: namespace });
   });
 
+  it.each<[string[], Record<string, string>, number]>([
+    [['--share', '3'], {}, 3],
+    [[], { SHARE_AMONG: '16' }, 16],
+    [['--share', '2'], { SHARE_AMONG: '3' }, 2],
+    [['--share', '0'], { SHARE_AMONG: '3' }, 0],
+    [[], { SHARE_AMONG: '' }, 0],
+  ])('%j %j share the work among %i', (args, env, share) => {
+    expect(read(['--lease', 'x', '--lease-namespace', 'y', ...args], env).share).toBe(share);
+  });
+
   it('elect nobody when no Lease is named, also in a Pod', () => {
     expect(read([], { POD_NAMESPACE: 'system', LEASE_NAME: '' }).leaseName).toBeUndefined();
   });
@@ -225,6 +235,11 @@ describe('a mistake', () => {
     [['--bridge-image', ''], {}, 'bridgeImage'],
     [['--lease', '', '--lease-namespace', 'x'], {}, 'leaseName'],
     [['--lease', 'x', '--lease-namespace', ''], {}, 'leaseNamespace'],
+    [['--lease', 'x'.repeat(64), '--lease-namespace', 'x'], {}, 'leaseName'],
+    [['--share', '1'], {}, 'share'],
+    [['--share', '17'], {}, 'share'],
+    [[], { SHARE_AMONG: '-2' }, 'share'],
+    [[], { SHARE_AMONG: 'some' }, 'share'],
     [['--hot-loop', '0'], {}, 'hotLoopPerMinute'],
     [['--hot-loop', '1.5'], {}, 'hotLoopPerMinute'],
     [[], { HOT_LOOP: 'often' }, 'hotLoopPerMinute'],
@@ -242,6 +257,10 @@ describe('a mistake', () => {
     const message = '--lease needs --lease-namespace, or POD_NAMESPACE, to say where the Lease is';
     expect(complaint(['--lease', 'x'])).toBe(message);
     expect(complaint([], { LEASE_NAME: 'x', POD_NAMESPACE: '' })).toBe(message);
+  });
+
+  it('in who shares says by what they know each other', () => {
+    expect(complaint(['--share', '2'])).toBe('--share needs --lease, by which those who share know each other');
   });
 
   it('in the file names the file and the path', () => {
@@ -296,6 +315,7 @@ describe('--help', () => {
       '--workers N',
       '--lease NAME',
       '--lease-namespace NAME',
+      '--share N',
       '--hot-loop N',
       '--log-level LEVEL',
       '--help',
@@ -307,6 +327,7 @@ describe('--help', () => {
       'HEALTH_HOST',
       'HEALTH_PORT',
       'WORKERS',
+      'SHARE_AMONG',
       'LEASE_NAME',
       'LEASE_NAMESPACE',
       'HOT_LOOP',

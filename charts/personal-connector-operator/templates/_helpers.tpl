@@ -86,6 +86,11 @@ probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{- /* How many Pods there are. */ -}}
+{{- define "pco.replicas" -}}
+{{- .Values.sharding.replicas | default .Values.replicas }}
+{{- end }}
+
 {{- /* Settings that contradict each other: said here, where the schema of the values cannot. */ -}}
 {{- define "pco.validate" -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}
@@ -100,7 +105,13 @@ probe: {{- toYaml .Values.probe | nindent 2 }}
 {{- fail (printf "addressPolicy.ports: %q is no port: write it like 443, or 1024-65535 for a range" (toString .)) }}
 {{- end }}
 {{- end }}
-{{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "LEASE_NAMESPACE" "POD_NAME" "POD_NAMESPACE" "HEALTH_HOST" "HEALTH_PORT" }}
+{{- if eq (int .Values.sharding.replicas) 1 }}
+{{- fail "sharding.replicas: 1 shares nothing; set 0, so that one of `replicas` works, or 2 and more" }}
+{{- end }}
+{{- if and .Values.sharding.replicas (gt (int .Values.replicas) 1) }}
+{{- fail (printf "replicas is %d and sharding.replicas %d: with sharding, that many Pods work and none stands by; leave replicas at 1" (int .Values.replicas) (int .Values.sharding.replicas)) }}
+{{- end }}
+{{- $names := list "CONFIG_FILE" "LOG_LEVEL" "WORKERS" "WATCH_NAMESPACE" "BRIDGE_IMAGE" "LEASE_NAME" "LEASE_NAMESPACE" "SHARE_AMONG" "POD_NAME" "POD_NAMESPACE" "HEALTH_HOST" "HEALTH_PORT" }}
 {{- range .Values.extraEnv }}
 {{- if has .name $names }}
 {{- fail (printf "extraEnv: %s is the chart's own, or stands there twice; remove it, and use the value of the chart for it if there is one" .name) }}

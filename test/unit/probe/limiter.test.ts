@@ -2,7 +2,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createLimiter, type LimiterOptions } from '../../../src/probe/limiter.ts';
+import { createLimiter, type LimiterOptions, partOf } from '../../../src/probe/limiter.ts';
 
 /** The real one. */
 const clock = performance.now.bind(performance);
@@ -430,5 +430,18 @@ describe('a limiter', () => {
     gc();
     // A name takes more than 200 bytes: 30,000 names are 6 MB and more.
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(3_000_000);
+  });
+});
+
+describe('the part of one of several processes', () => {
+  it.each([
+    [0, { total: 32, perHost: 2, perHostPerSecond: 5 }],
+    [2, { total: 16, perHost: 1, perHostPerSecond: 2.5 }],
+    [3, { total: 10, perHost: 1, perHostPerSecond: 5 / 3 }],
+    [16, { total: 2, perHost: 1, perHostPerSecond: 5 / 16 }],
+    // Who could start none would probe nothing.
+    [64, { total: 1, perHost: 1, perHostPerSecond: 5 / 64 }],
+  ])('of %i is its share, and at least one slot', (processes, part) => {
+    expect(partOf({ total: 32, perHost: 2, perHostPerSecond: 5 }, processes)).toEqual(part);
   });
 });
