@@ -172,7 +172,8 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
     waitsSince = now();
     const names = self ? unaware(view, sights(), self) : [];
     for (const seat of election.seats())
-      if (names.includes(seat.name)) void settle(seat, seat.annotate({ [WAITING_ANNOTATION]: identity }));
+      if (names.includes(seat.name) && seat.lease())
+        void settle(seat, seat.annotate({ [WAITING_ANNOTATION]: identity }));
   }
 
   /** Of several who write to a Lease one succeeds; its holder, who was not silent though we saw nothing, is not harmed. */

@@ -3,10 +3,12 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { PERSONAL_CONNECTORS } from '../../src/api/connector.ts';
 import type { PersonalConnectorSpec } from '../../src/api/generated.ts';
 import type { PolicyInput } from '../../src/connector/policy.ts';
+import { isConflict } from '../../src/kube/errors.ts';
+import { LEASES, type Lease } from '../../src/kube/lease.ts';
 import { messageOf } from '../cluster/process.ts';
 import { createSandbox, type Sandbox } from '../support/kube.ts';
 import { startMcp, type TestServer } from '../support/servers.ts';
-import { note } from './figures.ts';
+import { LONG, note } from './figures.ts';
 import { buildOperator, type Executable, lastWords, type OperatorProcess } from './process.ts';
 import { type Call, dropAfter, dropBefore, type FaultProxy, startProxy } from './proxy.ts';
 import { childrenOf, childrenWritten, inTurn, nthWrite, untilGone, untilSame, untilSettled } from './settled.ts';
@@ -20,6 +22,8 @@ const POLICY: PolicyInput = {
 };
 /** How many operators live at a time, on a machine of two cores. */
 const AT_A_TIME = 8;
+/** The same for pairs of them: who is kept from renewing a Lease for 10 s loses it. */
+const PAIRS_AT_A_TIME = 3;
 
 let server: TestServer;
 let executable: Executable;
@@ -105,6 +109,13 @@ const CHILDREN: Record<Scenario['end'], string[]> = {
   gone: [],
 };
 
+const LEASE = 'shared';
+/** Those in which one of two is killed when there is little time: each kind of write is among theirs. */
+const SHARED = [
+  'a hosted connector is made',
+  'a hosted connector gets another version, environment, number of Pods and Service',
+];
+
 const MOMENTS = { before: dropBefore, after: dropAfter };
 
 /** Where the operator is killed: at which write, counted from the change on. */
@@ -112,6 +123,9 @@ interface Crash {
   write: number;
   moment: keyof typeof MOMENTS;
 }
+
+/** An operator whose Lease tells who it is. */
+type Named = OperatorProcess & { name: string };
 
 /** What came of a scenario. */
 interface Outcome {
@@ -124,48 +138,85 @@ interface Outcome {
   killedAt?: Call;
 }
 
-/** Brings a change about, with a crash or without; after a crash all must become as it was `expected`. */
-async function live(scenario: Scenario, crash?: Crash, expected?: Outcome): Promise<Outcome> {
+/**
+ * Brings a change about, with a crash or without; after a crash all must become as it was `expected`. One operator is
+ * started again after a crash; of several that share the work another one takes over.
+ */
+async function live(scenario: Scenario, count: number, crash?: Crash, expected?: Outcome): Promise<Outcome> {
   await using cleanup = new AsyncDisposableStack();
   const cluster = cleanup.adopt(await createSandbox(inject('kubeconfig')), sandbox => sandbox.dispose());
-  const proxy = cleanup.use(await startProxy(inject('kubeconfig')));
-  const start = async (): Promise<OperatorProcess> => {
-    const { namespace } = cluster;
-    return cleanup.use(await executable.start({ kubeconfig: proxy.kubeconfig, namespace, policy: POLICY }));
+  const { namespace } = cluster;
+  const proxies = await Promise.all(Array.from({ length: count }, () => startProxy(inject('kubeconfig'))));
+  for (const proxy of proxies) cleanup.use(proxy);
+  const sharing = ['--lease', LEASE, '--lease-namespace', namespace, '--share', String(count)];
+  let started = 0;
+  const start = async (): Promise<Named[]> => {
+    const operators = await Promise.all(
+      proxies.map(async ({ kubeconfig }) => {
+        started += 1;
+        const name = `operator-${started}`;
+        const args = count > 1 ? sharing : [];
+        const operator = await executable.start({
+          kubeconfig,
+          namespace,
+          policy: POLICY,
+          args,
+          env: { POD_NAME: name },
+        });
+        return Object.assign(operator, { name });
+      }),
+    );
+    for (const operator of operators) cleanup.use(operator);
+    await Promise.all(operators.map(({ ready }) => ready));
+    return operators;
   };
   /** Waits for the end of a change and of all work for it. */
-  const settle = async (operator: OperatorProcess, end?: Snapshot): Promise<void> => {
+  const settle = async (operators: OperatorProcess[], end?: Snapshot): Promise<void> => {
     try {
       if (end) await untilSame(cluster, NAME, end);
       else if ((await snapshot(cluster, NAME)).connector) await untilSettled(cluster, NAME);
       else await untilGone(cluster, NAME);
     } catch (error) {
-      throw new Error(`${messageOf(error)}\nThe operator's last words:\n${lastWords(operator.lines)}`, {
-        cause: error,
-      });
+      const words = operators.map(({ lines }) => lastWords(lines)).join('\n\n');
+      throw new Error(`${messageOf(error)}\nThe operator's last words:\n${words}`, { cause: error });
     }
-    await operator.idle();
+    await Promise.all(operators.map(operator => operator.idle()));
   };
-  const operator = await start();
-  await operator.ready;
+  const operators = await start();
   if (scenario.before) {
     await cluster.applyConnector(NAME, scenario.before());
-    await settle(operator);
+    await settle(operators);
   }
-  const writes = countWrites(proxy);
-  const kill = (): Promise<void> => operator.kill('SIGKILL');
-  const rule = crash && proxy.rule(nthWrite(crash.write), MOMENTS[crash.moment](kill), 1);
+  const writes = countWrites(proxies);
+  let killed: OperatorProcess | undefined;
+  let isEnding = false;
+  // Only the one whose own the connector is writes.
+  const isIt = nthWrite(crash?.write ?? 0);
+  const rules = operators.map((operator, nth) => {
+    const kill = (): Promise<void> => {
+      killed = operator;
+      return operator.kill('SIGKILL');
+    };
+    return crash && proxies[nth]?.rule(isIt, MOMENTS[crash.moment](kill), 1);
+  });
   await scenario.change(cluster);
   // A graceful end writes what is still to be written, Events: only then it is sure that there was no such write.
-  const undisturbed = settle(operator, scenario.meanwhile ? undefined : expected?.found).then(() => end(operator));
+  const undisturbed = settle(operators, scenario.meanwhile ? undefined : expected?.found).then(() => {
+    isEnding = true;
+    return end(operators);
+  });
   // What waits for an operator that is killed meanwhile fails.
-  await Promise.race([undisturbed.catch(() => {}), operator.exited]);
-  const killedAt = rule?.hits[0];
-  await (killedAt ? operator.exited : undisturbed);
+  await Promise.race([undisturbed.catch(() => {}), ...operators.map(({ exited }) => exited)]);
+  const killedAt = rules.flatMap(rule => rule?.hits ?? [])[0];
+  await (killedAt ? killed?.exited : undisturbed);
   await scenario.meanwhile?.(cluster);
   if (killedAt || scenario.meanwhile) {
-    const later = countWrites(proxy);
-    const next = await start();
+    const later = countWrites(proxies);
+    const others = operators.filter(operator => operator !== killed);
+    // Who ends with it takes nothing over.
+    if (isEnding) await Promise.all(others.map(({ exited }) => exited));
+    if (count > 1) await freeSeats(cluster, isEnding ? [] : others);
+    const next = isEnding || others.length === 0 || scenario.meanwhile ? await start() : others;
     await settle(next, expected?.found);
     await end(next);
     if (scenario.end === 'gone') expect(later().map(describeCall), 'writes for what is gone').toEqual([]);
@@ -180,66 +231,102 @@ async function live(scenario: Scenario, crash?: Crash, expected?: Outcome): Prom
   };
 }
 
-function countWrites({ log }: FaultProxy): () => Call[] {
-  const from = log.length;
-  return () => log.slice(from).filter(({ isWrite }) => isWrite);
+/** Frees what the dead hold, and nobody would take for 15 s. */
+async function freeSeats(cluster: Sandbox, alive: Named[]): Promise<void> {
+  for (const { metadata } of await cluster.list<Lease>(LEASES)) {
+    // The others may write to it as well.
+    for (let isFree = false; !isFree; ) {
+      const lease = await cluster.get<Lease>(LEASES, metadata.name);
+      const holder = lease.spec?.holderIdentity ?? '';
+      if (holder === '' || alive.some(({ name }) => holder.startsWith(`${name}_`))) break;
+      const free = { ...lease, kind: LEASES.kind, spec: { ...lease.spec, holderIdentity: '' } };
+      isFree = await cluster.client.replace<Lease>(LEASES, free, cluster.signal).then(
+        () => true,
+        error => {
+          if (!isConflict(error)) throw error;
+          return false;
+        },
+      );
+    }
+  }
+}
+
+function countWrites(proxies: FaultProxy[]): () => Call[] {
+  const from = proxies.map(({ log }) => log.length);
+  return () => proxies.flatMap(({ log }, nth) => log.slice(from[nth]).filter(({ isWrite }) => isWrite));
 }
 
 /** Asks the operator to end; it must do so in good order, unless it is killed at that. */
-async function end(operator: OperatorProcess): Promise<void> {
-  const { code, signal } = await operator.terminate();
-  if (signal !== 'SIGKILL') expect(code, 'exit code of the operator').toBe(0);
+async function end(operators: OperatorProcess[]): Promise<void> {
+  for (const { code, signal } of await Promise.all(operators.map(operator => operator.terminate())))
+    if (signal !== 'SIGKILL') expect(code, 'exit code of the operator').toBe(0);
 }
-
-/** Over all scenarios. */
-const turn = inTurn(AT_A_TIME);
 
 /** A minute and a half on two idle cores, more where others work as well. */
 const TIMEOUT_MS = 600_000;
 
-describe.concurrent('killed at every write, before and after it is committed, the operator comes to the same end when', {
-  timeout: TIMEOUT_MS,
-}, () => {
-  it.each(scenarios)('$title', async scenario => {
-    const expected = await turn(() => live(scenario));
-    expect(childrenOf(expected.found)).toEqual(CHILDREN[scenario.end]);
-    const failures: string[] = [];
-    let tried = 0;
-    const attempt = (crash: Crash): Promise<boolean> =>
-      turn(async () => {
-        let at: string | undefined;
-        try {
-          const outcome = await live(scenario, crash, expected);
-          at = outcome.killedAt ? describeCall(outcome.killedAt) : 'never reached';
-          expect(differences(outcome.found, expected.found), 'differences from the state without a crash').toEqual([]);
-          // What was deleted while it was being made was not made whole.
-          if (!scenario.meanwhile)
-            expect(outcome).toMatchObject({ created: expected.created, deleted: expected.deleted });
-          return outcome.killedAt !== undefined;
-        } catch (error) {
-          failures.push(`killed ${crash.moment} write ${crash.write} (${at}): ${messageOf(error)}`);
-          return false;
-        } finally {
-          if (at !== 'never reached') tried += 1;
-        }
-      });
-    const both = (write: number): Promise<boolean[]> =>
-      Promise.all([attempt({ write, moment: 'before' }), attempt({ write, moment: 'after' })]);
-    await Promise.all(expected.writes.map((_, index) => both(index + 1)));
-    // Status writes may be more or fewer from run to run: on until there is no such write any more.
-    for (let write = expected.writes.length + 1; (await both(write)).includes(true); write += 1);
-    note({
-      table: 'Crash points',
-      row: {
-        scenario: scenario.title,
-        writes: expected.writes.length,
-        'crash points': tried,
-        passed: tried - failures.length,
+const WAYS: { who: string; count: number; of: Scenario[] }[] = [
+  { who: 'the operator', count: 1, of: scenarios },
+  {
+    who: 'one of two that share the work',
+    count: 2,
+    of: scenarios.filter(({ title, meanwhile }) => !meanwhile && (LONG || SHARED.includes(title))),
+  },
+];
+
+describe.each(WAYS)(
+  'killed at every write, before and after it is committed, $who comes to the same end',
+  ({ who, count, of }) => {
+    /** Over all scenarios. */
+    const turn = inTurn(count === 1 ? AT_A_TIME : PAIRS_AT_A_TIME);
+
+    it.concurrent.each(of)(
+      'when $title',
+      async scenario => {
+        const expected = await turn(() => live(scenario, count));
+        expect(childrenOf(expected.found)).toEqual(CHILDREN[scenario.end]);
+        const failures: string[] = [];
+        let tried = 0;
+        const attempt = (crash: Crash): Promise<boolean> =>
+          turn(async () => {
+            let at: string | undefined;
+            try {
+              const outcome = await live(scenario, count, crash, expected);
+              at = outcome.killedAt ? describeCall(outcome.killedAt) : 'never reached';
+              expect(differences(outcome.found, expected.found), 'differences from the state without a crash').toEqual(
+                [],
+              );
+              // What was deleted while it was being made was not made whole.
+              if (!scenario.meanwhile)
+                expect(outcome).toMatchObject({ created: expected.created, deleted: expected.deleted });
+              return outcome.killedAt !== undefined;
+            } catch (error) {
+              failures.push(`killed ${crash.moment} write ${crash.write} (${at}): ${messageOf(error)}`);
+              return false;
+            } finally {
+              if (at !== 'never reached') tried += 1;
+            }
+          });
+        const both = (write: number): Promise<boolean[]> =>
+          Promise.all([attempt({ write, moment: 'before' }), attempt({ write, moment: 'after' })]);
+        await Promise.all(expected.writes.map((_, index) => both(index + 1)));
+        // Status writes may be more or fewer from run to run: on until there is no such write any more.
+        for (let write = expected.writes.length + 1; (await both(write)).includes(true); write += 1);
+        note({
+          table: 'Crash points',
+          row: {
+            scenario: count === 1 ? scenario.title : `${scenario.title}; ${who} is killed`,
+            writes: expected.writes.length,
+            'crash points': tried,
+            passed: tried - failures.length,
+          },
+        });
+        expect(failures).toEqual([]);
       },
-    });
-    expect(failures).toEqual([]);
-  });
-});
+      TIMEOUT_MS,
+    );
+  },
+);
 
 function describeCall({ verb, resource, subresource }: Call): string {
   return `${verb} ${resource}${subresource ? `/${subresource}` : ''}`;
