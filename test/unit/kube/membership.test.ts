@@ -267,6 +267,29 @@ describe('processes that share', () => {
     expect([...first.gained, ...second.gained]).toEqual([]);
   });
 
+  it('give two newcomers their keys, of which one comes while they let go of those of the other', async () => {
+    const old = await sharing(2, 4);
+    for (const member of old) member.drainMs = 3_000;
+    const newcomers = [enter('first', 4)];
+    await pass(1_500);
+    newcomers.push(enter('second', 4));
+    await untilServed(10 * SECOND);
+    expect(workers()).toEqual(names(...old, ...newcomers));
+  });
+
+  it('take in a newcomer within seconds that one of them is not told of', async () => {
+    const [deaf] = await sharing(2, 3);
+    (deaf as Member).network = { ...HEALTHY, watches: false };
+    const newcomer = enter('newcomer', 3);
+    while (newcomer.gained.length === 0 && world.now() < 20 * SECOND) await pass(10);
+    // 5 s until it says so, and 2 s until the next renewal of the other one.
+    expect(world.now()).toBeLessThan(13 * SECOND);
+    expect(owners()).not.toContain('');
+    await pass(10 * SECOND);
+    for (const name of ['operator', 'operator-1', 'operator-2'])
+      expect(server.lease(name)?.metadata.annotations).not.toHaveProperty('connectors.aitronos.com/waiting');
+  });
+
   it('go on while a newcomer does not get on', async () => {
     const all = await sharing(2, 3);
     const newcomer = enter('newcomer', 3);
