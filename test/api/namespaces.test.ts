@@ -1,38 +1,16 @@
 /** An operator that may look at some namespaces only, with the rights that the chart gives it there and no others. */
 import { Writable } from 'node:stream';
-import { KubeConfig } from '@kubernetes/client-node';
-import { loadAll } from 'js-yaml';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { render } from '../../scripts/install.ts';
 import { PERSONAL_CONNECTORS, type PersonalConnector } from '../../src/api/connector.ts';
-import type { Declared, ResourceType } from '../../src/api/meta.ts';
-import { readConfig } from '../../src/config.ts';
 import { DEPLOYMENTS } from '../../src/connector/children.ts';
 import { policySchema } from '../../src/connector/policy.ts';
 import { type Operator, startOperator } from '../../src/main.ts';
-import { resolveBinaries } from '../cluster/binaries.ts';
 import { requests } from '../support/audit.ts';
+import { accountOf, configOf, grant, type Rendered, renderFor } from '../support/granted.ts';
 import { conditionOf, createSandbox, readyOf, type Sandbox, SECRETS } from '../support/kube.ts';
 import { lookupHosted } from '../support/operator.ts';
 import { startMcp, type TestServer } from '../support/servers.ts';
-
-const rbac = (plural: string, kind: string): ResourceType => ({
-  group: 'rbac.authorization.k8s.io',
-  version: 'v1',
-  plural,
-  kind,
-});
-const GRANTS: Record<string, ResourceType> = {
-  Role: rbac('roles', 'Role'),
-  RoleBinding: rbac('rolebindings', 'RoleBinding'),
-  ServiceAccount: { group: '', version: 'v1', plural: 'serviceaccounts', kind: 'ServiceAccount' },
-};
-
-interface Rendered extends Declared {
-  rules?: { resources: string[] }[];
-  spec?: { template: { spec: { containers: { env: { name: string; value?: string }[] }[] } } };
-}
 
 interface LogLine {
   msg: string;
@@ -57,19 +35,16 @@ let rendered: Rendered[];
 const log: LogLine[] = [];
 
 beforeAll(async () => {
-  const { signal } = new AbortController();
-  const { helm } = await resolveBinaries(['helm'], { signal, progress: console.log });
   const sandboxes = await Promise.all(Array.from({ length: 6 }, () => createSandbox(inject('kubeconfig'))));
   [full, bare, half, late, outside, home] = sandboxes as [Sandbox, Sandbox, Sandbox, Sandbox, Sandbox, Sandbox];
   server = await startMcp({ name: 'jira-mcp' });
   const watched = [full, bare, half, late].map(({ namespace }) => namespace).join();
   const values = `watchNamespaces={${watched}},rbac.readSecrets=true,rbac.readConfigMaps=true`;
-  const manifest = await render(helm, '--namespace', home.namespace, '--set', values);
-  rendered = loadAll(manifest).filter((object): object is Rendered => object !== null);
+  rendered = await renderFor(home, values);
   expect(rendered.map(({ kind }) => kind)).not.toContain('ClusterRole');
-  for (const sandbox of [full, home]) await grant(sandbox);
-  await grant(bare, ['secrets', 'configmaps']);
-  await grant(half, ['pods']);
+  for (const sandbox of [full, home]) await grant(rendered, sandbox);
+  await grant(rendered, bare, ['secrets', 'configmaps']);
+  await grant(rendered, half, ['pods']);
   await half.applyConnector('mine', jira('mine'));
   for (const name of ['one', 'two']) await late.applyConnector(name, name === 'one' ? custom() : jira('two'));
   operator = await start();
@@ -81,42 +56,13 @@ afterAll(async () => {
   await server?.close();
 });
 
-/** Applies what the chart grants in a namespace, but for some. */
-async function grant(sandbox: Sandbox, withheld: readonly string[] = []): Promise<void> {
-  for (const object of rendered) {
-    const type = GRANTS[object.kind];
-    if (!type || object.metadata.namespace !== sandbox.namespace) continue;
-    const rules = object.rules?.filter(({ resources }) => !resources.some(resource => withheld.includes(resource)));
-    await sandbox.apply(type, { ...object, ...(rules && { rules }) });
-  }
-}
-
 /** The operator as the chart's Deployment starts it, with the token of its ServiceAccount. */
 async function start(): Promise<Operator> {
-  const account = rendered.find(({ kind }) => kind === 'ServiceAccount')?.metadata;
-  user = `system:serviceaccount:${home.namespace}:${account?.name}`;
-  const { status } = await home.transport.call<{ status: { token: string } }>({
-    method: 'POST',
-    path: `/api/v1/namespaces/${home.namespace}/serviceaccounts/${account?.name}/token`,
-    body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 3600 } },
-    signal: home.signal,
-  });
-  const cluster = home.kubeConfig.getCurrentCluster();
-  if (!cluster) throw new Error('the kubeconfig names no cluster');
-  const kubeConfig = new KubeConfig();
-  kubeConfig.loadFromOptions({
-    clusters: [cluster],
-    users: [{ name: 'operator', token: status.token }],
-    contexts: [{ name: 'operator', cluster: cluster.name, user: 'operator' }],
-    currentContext: 'operator',
-  });
-  const [container] = rendered.find(({ kind }) => kind === 'Deployment')?.spec?.template.spec.containers ?? [];
-  const env = Object.fromEntries((container?.env ?? []).map(({ name, value }) => [name, value]));
-  const where = { ...env, CONFIG_FILE: '', POD_NAME: 'operator-1', POD_NAMESPACE: home.namespace };
-  const config = readConfig(['--host', '127.0.0.1', '--port', '0'], where);
-  if (config === 'help') throw new Error('unreachable');
+  const account = await accountOf(rendered, home);
+  ({ user } = account);
+  const config = configOf(rendered, home, 'operator-1');
   const started = await startOperator({
-    kubeConfig,
+    kubeConfig: account.kubeConfig,
     config: {
       ...config,
       policy: policySchema.parse({
@@ -229,7 +175,7 @@ describe('a namespace without its Role', () => {
     expect(refusalsOf(late)[0]?.msg).toMatch(/bind the Role of the chart to its ServiceAccount there.*watchNamespaces/);
 
     await putToken(late, 'two-credentials');
-    await grant(late);
+    await grant(rendered, late);
     await late.untilReady('one', 'True', 'Ready');
     await late.untilReady('two', 'True', 'Ready');
     expect(
@@ -245,7 +191,7 @@ describe('a namespace of which a part may not be looked at', () => {
     expect(refusalsOf(half).map(({ resources }) => resources)).toEqual([['pods']]);
     await expect(half.get(DEPLOYMENTS, 'mine')).rejects.toThrow(/404/);
     await putToken(half, 'mine-credentials');
-    await grant(half);
+    await grant(rendered, half);
     await half.untilReady('mine', 'True', 'Ready');
   });
 });
