@@ -19,6 +19,8 @@ const TABLES: Record<string, string> = {
     'The operator is killed (`kill -9`) at every single write to the API server, once before the server hears of it and once after it is done and before the answer, and is started again. The end must equal that of a run without a crash, with as many children created and deleted.',
   Failover:
     'Two operators; the one that works ends. Until a change made in that moment has been served by the other one.',
+  'Shared work':
+    'Three operators that share 60 connectors. Until a change of all of them, made in that moment, has been served.',
   'Writes of a leader that lost its Lease':
     'While 200 connectors change, the leader is made unable to renew its Lease; the other one takes over; the first one goes on. Writes that the first one still got through.',
   Storm:

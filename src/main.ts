@@ -274,6 +274,8 @@ export async function startOperator(options: OperatorOptions): Promise<Operator>
         log.fatal({ lease: name, why }, 'lost the Lease: another operator may lead now; this one ends');
         onLost?.();
       },
+      onWait: holders =>
+        log.info({ lease: name, holders }, 'waiting: others lead, or have not let go of connectors yet'),
       onFollow: leader => log.info({ lease: name, leader }, 'standing by: another operator holds the Lease'),
       onError: error => log.warn({ lease: name, error: describeError(error) }, 'the Lease could not be looked after'),
     });

@@ -184,10 +184,11 @@ export function startElection(options: ElectionOptions): Election {
 
   async function lookAround(): Promise<void> {
     const limit = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    // Ours is looked at by its name as well: somebody may have taken its label off.
+    const named = new Set([seatOf(name), ...(mine ? [mine] : [])]);
     const [{ items }] = await Promise.all([
       client.list<Lease>(LEASES, others, limit),
-      seatOf(name).look(),
-      mine?.look(),
+      ...Array.from(named, seat => seat.look()),
     ]);
     for (const lease of items) seatOf(lease.metadata.name).told(lease);
   }

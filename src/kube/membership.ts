@@ -39,6 +39,8 @@ export interface MembershipOptions extends Omit<ElectionOptions, 'seats' | 'labe
    * must have ended when `drain` resolves.
    */
   onTurn: (owned: (key: string) => boolean) => void;
+  /** Told who keep this process from working, whenever those are others than before and have done so for 5 s. */
+  onWait?: (holders: string) => void;
   /** Resolves when nothing is in hand any more that is not this process's own; never rejects. */
   drain: () => Promise<void>;
 }
@@ -58,7 +60,7 @@ export interface Membership {
   release(): Promise<void>;
 }
 
-export function startMembership({ share, onTurn, drain, ...options }: MembershipOptions): Membership {
+export function startMembership({ share, onTurn, onWait, drain, ...options }: MembershipOptions): Membership {
   const { identity, onError, now = () => performance.now() } = options;
   const { promise: working, resolve: markWorking } = Promise.withResolvers<void>();
   const stop = new AbortController();
@@ -73,6 +75,8 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
   let timer: NodeJS.Timeout | undefined;
   /** Since when it waits for others to publish it, or has told them so. */
   let waitsSince = 0;
+  /** Whom `onWait` told last. */
+  let waitsFor = '';
 
   const election = startElection({
     ...options,
@@ -163,15 +167,24 @@ export function startMembership({ share, onTurn, drain, ...options }: Membership
   function wake(): void {
     for (const seat of election.isLeader() ? election.seats() : [])
       if (seat.name !== self?.seat && seat.holder() !== '' && seat.takenForMs() === 0) void settle(seat, seat.free());
-    if (!works && now() - waitsSince >= PATIENCE_MS) knock();
+    if (self && !works && now() - waitsSince >= PATIENCE_MS) knock(self);
     look();
   }
 
-  /** Makes those look who should know this process, and do not see it: their watches may be silent, their renewals are not. */
-  function knock(): void {
+  /**
+   * Tells of those for whom this process waits, and makes those look who should know it and do not see it: their watches
+   * may be silent, their renewals are not.
+   */
+  function knock(its: Self): void {
     waitsSince = now();
-    const names = self ? unaware(view, sights(), self) : [];
-    for (const seat of election.seats())
+    const names = unaware(view, sights(), its);
+    const seats = [...election.seats()].filter(
+      ({ name }) => names.includes(name) || (name !== its.seat && view.get(name)?.leads),
+    );
+    const holders = seats.map(({ holder }) => holder()).join(', ');
+    if (holders !== '' && holders !== waitsFor) onWait?.(holders);
+    waitsFor = holders;
+    for (const seat of seats)
       if (names.includes(seat.name) && seat.lease())
         void settle(seat, seat.annotate({ [WAITING_ANNOTATION]: identity }));
   }

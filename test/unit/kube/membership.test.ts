@@ -26,6 +26,8 @@ interface Member {
   dropped: string[];
   lost: string[];
   errors: unknown[];
+  /** For whom it was told that it waits. */
+  waits: string[];
   released: boolean;
 }
 
@@ -70,6 +72,7 @@ function enter(name: string, share: number, options: ProcessOptions & Partial<Me
     dropped: [],
     lost: [],
     errors: [],
+    waits: [],
     released: false,
   };
   process.run(() => {
@@ -97,6 +100,7 @@ function enter(name: string, share: number, options: ProcessOptions & Partial<Me
         await sleep(member.drainMs);
         for (const key of leaving) member.hand.delete(key);
       },
+      onWait: holders => void member.waits.push(holders),
       onLost: why => void member.lost.push(why),
       onError: error => void member.errors.push(error),
     });
@@ -284,6 +288,7 @@ describe('processes that share', () => {
     while (newcomer.gained.length === 0 && world.now() < 20 * SECOND) await pass(10);
     // 5 s until it says so, and 2 s until the next renewal of the other one.
     expect(world.now()).toBeLessThan(13 * SECOND);
+    expect(newcomer.waits).toEqual([deaf?.process.name]);
     expect(owners()).not.toContain('');
     await pass(10 * SECOND);
     for (const name of ['operator', 'operator-1', 'operator-2'])
@@ -311,6 +316,8 @@ describe('who leads, and who shares,', () => {
     const all = [1, 2, 3].map(nth => enter(`s${nth}`, 3));
     await pass(30 * SECOND);
     expect(workers()).toEqual(['leader']);
+    // Two of them have a seat.
+    expect(all.flatMap(({ waits }) => waits)).toEqual(['leader', 'leader']);
     await release(standby);
     await release(leader);
     await untilServed(5 * SECOND);
@@ -522,7 +529,7 @@ describe('whatever happens to processes that share, and to some that lead,', () 
         await tearDown();
         setUp();
       }),
-      { numRuns: Number(process.env.RUNS ?? 100) },
+      { numRuns: Number(process.env.RUNS ?? 60) },
     );
   }, 240_000);
 });
