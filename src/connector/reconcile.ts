@@ -59,6 +59,8 @@ export function createReconciler({
     }
     const plan = decide(connector, await inputsOf(connector, signal));
     const obstacle = await act(connector, plan, signal);
+    // Another's by now: what there is to probe and to tell of it is up to that one.
+    if (!owns(key)) return {};
     await report(
       key,
       connector,

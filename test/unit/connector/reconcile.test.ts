@@ -245,6 +245,20 @@ describe('a connector that is not to be touched', () => {
     await reconcile('mine');
     expect(calls.at(-1)).toMatch(/^apply PersonalConnector team.mine/);
   });
+
+  it('is neither probed nor told of when it became another process’s own while its children were made', async () => {
+    const { reconcile, hooks, calls, probes, events, others } = make([
+      makeConnector('aitronos_built', {}, { metadata: { name: 'mine' } }),
+    ]);
+    hooks.before = () => void others.add('team/mine');
+    expect(await reconcile('mine')).toEqual({});
+    expect(calls.length).toBeGreaterThan(0);
+    expect([calls.filter(call => call.includes('PersonalConnector')), probes.get('team/mine'), events]).toEqual([
+      [],
+      undefined,
+      [],
+    ]);
+  });
 });
 
 describe('a status that cannot be written', () => {
