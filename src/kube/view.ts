@@ -74,7 +74,7 @@ export function nextView(view: View, sights: Iterable<Sight>, self: Self, joins:
     if (joins || leads || known?.identity === holder || published[self.seat] === self.identity)
       add(seat, holder, leads);
     // The earlier holder is gone; its keys wait for the new one, who will have seen us soon.
-    else if (known) next.set(seat, known);
+    else if (known) add(seat, known.identity, known.leads);
   }
   return next;
 }
