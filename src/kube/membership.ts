@@ -72,6 +72,8 @@ export function startMembership({ share, onTurn, onWait, drain, ...options }: Me
   let works = false;
   /** What of the view is kept to already: nothing else is in hand. */
   let kept: Published = {};
+  /** Seats of others that are being written to. */
+  const settling = new Set<Seat>();
   let timer: NodeJS.Timeout | undefined;
   /** Since when it waits for others to publish it, or has told them so. */
   let waitsSince = 0;
@@ -166,7 +168,7 @@ export function startMembership({ share, onTurn, onWait, drain, ...options }: Me
   /** Frees the seats of those who are silent, and looks. */
   function wake(): void {
     for (const seat of election.isLeader() ? election.seats() : [])
-      if (seat.name !== self?.seat && seat.holder() !== '' && seat.takenForMs() === 0) void settle(seat, seat.free());
+      if (seat.name !== self?.seat && seat.holder() !== '' && seat.takenForMs() === 0) void settle(seat, seat.free);
     if (self && !works && now() - waitsSince >= PATIENCE_MS) knock(self);
     look();
   }
@@ -186,17 +188,20 @@ export function startMembership({ share, onTurn, onWait, drain, ...options }: Me
     waitsFor = holders;
     for (const seat of seats)
       if (names.includes(seat.name) && seat.lease())
-        void settle(seat, seat.annotate({ [WAITING_ANNOTATION]: identity }));
+        void settle(seat, () => seat.annotate({ [WAITING_ANNOTATION]: identity }));
   }
 
   /** Of several who write to a Lease one succeeds; its holder, who was not silent though we saw nothing, is not harmed. */
-  async function settle(seat: Seat, written: Promise<void>): Promise<void> {
-    await written
+  async function settle(seat: Seat, write: () => Promise<void>): Promise<void> {
+    if (settling.has(seat)) return;
+    settling.add(seat);
+    await write()
       .catch(error => {
         if (!isConflict(error) && !isNotFound(error)) throw error;
         return seat.look();
       })
       .catch(onError);
+    settling.delete(seat);
   }
 
   function end(): void {
