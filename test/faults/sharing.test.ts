@@ -6,7 +6,7 @@ import { createSandbox, type Sandbox, watchObjects } from '../support/kube.ts';
 import { isTold, keepChanging, plain } from './changes.ts';
 import { note } from './figures.ts';
 import { buildOperator, type Executable, type OperatorProcess } from './process.ts';
-import { type FaultProxy, slow, startProxy } from './proxy.ts';
+import { type FaultProxy, startProxy } from './proxy.ts';
 
 const LEASE = 'the-lease';
 const CONNECTORS = 60;
@@ -28,7 +28,6 @@ interface Write {
 
 interface Member extends OperatorProcess {
   name: string;
-  proxy: FaultProxy;
   writes(): Write[];
   /** How many connectors are its own. */
   owned(): Promise<number>;
@@ -59,7 +58,6 @@ async function createGroup(): Promise<Group> {
       });
       const member: Member = Object.assign(operator, {
         name,
-        proxy,
         writes: () =>
           proxy.log
             .filter(
@@ -222,26 +220,6 @@ describe('of operators that share the work', () => {
     for (const [connector, from] of before)
       expect([connector, after.get(connector)]).toEqual([connector, from === ended.name ? standby.name : from]);
     expect(turns(), 'times that the others had connectors come or go').toBe(turnsBefore);
-    expectNeverTwo(group, 1);
-  });
-
-  it('who takes connectors over waits until nothing of them is in hand any more', async () => {
-    await using group = await createGroup();
-    const { cluster } = group;
-    const old = await startAll(group, ['a', 'b'], 3);
-    for (const { proxy } of old) proxy.rule(({ isWrite }) => isWrite, slow(1_500));
-    const changes = keepChanging(cluster, CONNECTORS);
-    await untilTrue('all to have much in hand', () => old.every(member => member.writes().length > 32), {
-      signal: cluster.signal,
-      timeoutMs: 30_000,
-    });
-    const newcomer = await group.start('c', 3);
-    await untilShared(group, [...old, newcomer]);
-    await untilTrue('the newcomer to be busy', () => newcomer.writes().length > 20, {
-      signal: cluster.signal,
-      timeoutMs: 30_000,
-    });
-    await changes.stop();
     expectNeverTwo(group, 1);
   });
 
