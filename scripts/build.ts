@@ -44,8 +44,8 @@ export const SINGLE_FILE = {
   },
 } as const satisfies BuildOptions;
 
-/** Writes operator.mjs and bridge.mjs into a folder that it empties first. */
-export async function bundle(dir = join(root, 'dist')): Promise<Bundle> {
+/** Writes operator.mjs and bridge.mjs into a folder that it empties first. `readable`: as the sources are laid out. */
+export async function bundle(dir = join(root, 'dist'), { readable = false } = {}): Promise<Bundle> {
   rmSync(dir, { recursive: true, force: true });
   const { metafile } = await build({
     entryPoints: { operator: join(root, 'src', 'main.ts'), bridge: join(root, 'src', 'bridge', 'main.ts') },
@@ -54,6 +54,7 @@ export async function bundle(dir = join(root, 'dist')): Promise<Bundle> {
     outdir: dir,
     outExtension: { '.js': '.mjs' },
     ...SINGLE_FILE,
+    minifyWhitespace: !readable,
     legalComments: 'external',
     metafile: true,
   });

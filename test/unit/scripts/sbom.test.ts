@@ -25,22 +25,26 @@ interface Document {
 }
 
 let built: Bundle;
+let readable: Bundle;
 let text: string;
 let document: Document;
 
 beforeAll(async () => {
   built = await bundle(mkdtempSync(join(tmpdir(), 'pco-bundle-')));
+  readable = await bundle(mkdtempSync(join(tmpdir(), 'pco-bundle-')), { readable: true });
   text = spdx([...npmComponents(built.packages), nodeComponent()], new Date(0));
   document = JSON.parse(text) as Document;
 }, 60_000);
 
-afterAll(() => rmSync(built.dir, { recursive: true, force: true }));
+afterAll(() => {
+  for (const { dir } of [built, readable]) rmSync(dir, { recursive: true, force: true });
+});
 
 describe('the SBOM', () => {
   it('lists each package whose code is in the bundle, and nothing else', () => {
-    // Independent of the build's own list: the bundle names the source of every piece of it in a comment.
+    // Independent of the build's own list: a readable bundle names the source of every piece of it in a comment.
     const bundled = ['operator.mjs', 'bridge.mjs'].flatMap(file =>
-      [...readFileSync(join(built.dir, file), 'utf8').matchAll(/^\/\/ (node_modules\/.+)\/[^/\n]+$/gm)].map(
+      [...readFileSync(join(readable.dir, file), 'utf8').matchAll(/^\/\/ (node_modules\/.+)\/[^/\n]+$/gm)].map(
         ([, path = '']) => /^(?:.*\/)?node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(`${path}/`)?.[1],
       ),
     );
