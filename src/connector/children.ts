@@ -198,11 +198,14 @@ function isEmpty(value: unknown): boolean {
   return isObject(value) && Object.keys(value).length === 0;
 }
 
+const OWN_ANNOTATIONS = new Set<string>(Object.values(ANNOTATION));
+
 type Raw = KubeObject & { spec?: object; status?: object };
 
 function projectMeta({ metadata }: Raw): ObjectMeta {
-  const { name, namespace, uid, resourceVersion, creationTimestamp } = metadata;
-  const { generation, deletionTimestamp, labels, annotations, ownerReferences } = metadata;
+  const { name, namespace, uid, resourceVersion, creationTimestamp, generation, deletionTimestamp } = metadata;
+  // Of others' annotations one holds the whole spec once more: kubectl's.
+  const own = Object.entries(metadata.annotations ?? {}).filter(([key]) => OWN_ANNOTATIONS.has(key));
   return {
     name,
     namespace,
@@ -211,10 +214,13 @@ function projectMeta({ metadata }: Raw): ObjectMeta {
     creationTimestamp,
     ...(generation !== undefined && { generation }),
     ...(deletionTimestamp && { deletionTimestamp }),
-    ...(labels && { labels }),
-    ...(annotations && { annotations }),
-    ...(ownerReferences && { ownerReferences }),
+    ...(own.length > 0 && { annotations: Object.fromEntries(own) }),
   };
+}
+
+function projectChildMeta(raw: Raw): ObjectMeta {
+  const { labels, ownerReferences } = raw.metadata;
+  return { ...projectMeta(raw), ...(labels && { labels }), ...(ownerReferences && { ownerReferences }) };
 }
 
 /** Keeps what reconciles read; managedFields alone would double the size of a cache. List items lack their type. */
@@ -223,7 +229,7 @@ export const projectChild =
   (raw: Raw): Child => ({
     apiVersion: apiVersionOf(type),
     kind: type.kind,
-    metadata: projectMeta(raw),
+    metadata: projectChildMeta(raw),
     ...(raw.spec && { spec: raw.spec }),
     ...(type.kind === 'Deployment' && raw.status && { status: raw.status }),
   });

@@ -33,7 +33,7 @@ const PACE_MS = 1_000;
 interface Count {
   input: string;
   reconciles: number;
-  causes: Map<string, number>;
+  causes: Record<string, number>;
   lastAt: number;
 }
 
@@ -51,7 +51,7 @@ export function createHotLoopGuard(options: HotLoopOptions): HotLoopGuard {
     const input = inputOf(key);
     let record = records.get(key);
     if (record?.input !== input) {
-      record = { input, reconciles: 0, causes: new Map(), lastAt: Number.NEGATIVE_INFINITY };
+      record = { input, reconciles: 0, causes: {}, lastAt: Number.NEGATIVE_INFINITY };
       records.set(key, record);
     }
     return record;
@@ -60,7 +60,7 @@ export function createHotLoopGuard(options: HotLoopOptions): HotLoopGuard {
   return {
     woken(key, cause) {
       const { causes } = recordOf(key);
-      causes.set(cause, (causes.get(cause) ?? 0) + 1);
+      causes[cause] = (causes[cause] ?? 0) + 1;
     },
     reconciling(key) {
       const record = recordOf(key);
@@ -71,7 +71,7 @@ export function createHotLoopGuard(options: HotLoopOptions): HotLoopGuard {
       record.reconciles += 1;
       record.lastAt = now();
       if (record.reconciles === perMinute + 1) {
-        const causes = Object.fromEntries([...record.causes].sort(([, a], [, b]) => b - a));
+        const causes = Object.fromEntries(Object.entries(record.causes).sort(([, a], [, b]) => b - a));
         onHot({ key, reconciles: record.reconciles, causes });
       }
       return 0;

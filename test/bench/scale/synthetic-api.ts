@@ -13,7 +13,6 @@ import { INITIAL_EVENTS_END } from '../../../src/kube/client.ts';
 export const NAME = 'template-connector';
 export const UID = 'template-uid';
 export const VERSION = 'template-version';
-const GENERATION = /"(generation|observedGeneration)":1\b/g;
 
 export interface Order {
   connectors: number;
@@ -30,6 +29,8 @@ if (import.meta.main) {
   let version = 1_000;
   /** Of connectors that were edited. */
   const generations = new Map<string, number>();
+  /** Connector → the status that was written, as JSON. */
+  const statuses = new Map<string, string>();
   const watches = new Map<string, Set<ServerResponse>>();
   let wanted = 0;
   let reached = (): void => {};
@@ -40,7 +41,14 @@ if (import.meta.main) {
       .replaceAll(NAME, name)
       .replaceAll(UID, `uid-${name}`)
       .replaceAll(VERSION, String(at));
-    return generation === 1 ? text : text.replaceAll(GENERATION, `"$1":${generation}`);
+    const status = plural === CONNECTORS ? statuses.get(name) : undefined;
+    if (generation === 1 && status === undefined) return text;
+    const raw = JSON.parse(text) as { metadata: object; status: object };
+    return JSON.stringify({
+      ...raw,
+      metadata: { ...raw.metadata, generation },
+      ...(status !== undefined && { status: JSON.parse(status) }),
+    });
   };
   const nameOf = (index: number): string => `connector-${index}`;
 
@@ -70,7 +78,8 @@ if (import.meta.main) {
     if (name === undefined) return void response.writeHead(201).end(text);
     version += 1;
     const { status } = JSON.parse(text) as { status: object };
-    const written = JSON.stringify({ ...JSON.parse(object(CONNECTORS, name, version)), status });
+    statuses.set(name, JSON.stringify(status));
+    const written = object(CONNECTORS, name, version);
     response.end(written);
     for (const each of watches.get(CONNECTORS) ?? []) each.write(`{"type":"MODIFIED","object":${written}}\n`);
     wanted -= 1;
@@ -98,11 +107,8 @@ if (import.meta.main) {
     for (let index = 0; index < count; index++) {
       const name = nameOf(index);
       version += 1;
-      // The status is that of before.
-      const before = JSON.parse(object(CONNECTORS, name, version)) as { metadata: object };
-      const generation = (generations.get(name) ?? 1) + 1;
-      generations.set(name, generation);
-      const edited = JSON.stringify({ ...before, metadata: { ...before.metadata, generation } });
+      generations.set(name, (generations.get(name) ?? 1) + 1);
+      const edited = object(CONNECTORS, name, version);
       for (const each of watches.get(CONNECTORS) ?? []) each.write(`{"type":"MODIFIED","object":${edited}}\n`);
     }
     await written;

@@ -267,18 +267,24 @@ describe('what is kept of an object', () => {
     generation: 2,
     deletionTimestamp: CREATED,
     labels: { 'connectors.aitronos.com/connector': 'clickup', app: 'x' },
-    annotations: { a: 'b' },
+    annotations: { 'connectors.aitronos.com/applied': 'clickup.1' },
     ownerReferences: [owner()],
   };
   const raw = {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
-    metadata: { ...metadata, managedFields: [{}], selfLink: '/x', finalizers: ['f'] },
+    metadata: {
+      ...metadata,
+      annotations: { ...metadata.annotations, 'kubectl.kubernetes.io/last-applied-configuration': '{}' },
+      managedFields: [{}],
+      selfLink: '/x',
+      finalizers: ['f'],
+    },
     spec: { replicas: 1 },
     status: { replicas: 1 },
   };
 
-  it('is all of a Deployment but its managed fields', () => {
+  it('is all of a Deployment but its managed fields and the annotations of others', () => {
     expect(projectChild(DEPLOYMENTS)(raw)).toStrictEqual({
       apiVersion: 'apps/v1',
       kind: 'Deployment',
@@ -299,8 +305,9 @@ describe('what is kept of an object', () => {
   });
 
   it('is spec and status of a connector', () => {
-    const connector = makeConnector('custom', {}, { metadata, status: { observedGeneration: 2 } });
-    const withMore = { ...connector, metadata: { ...connector.metadata, managedFields: [{}] } };
+    const { labels: _labels, ownerReferences: _owners, ...kept } = metadata;
+    const connector = makeConnector('custom', {}, { metadata: kept, status: { observedGeneration: 2 } });
+    const withMore = { ...connector, metadata: { ...connector.metadata, ...raw.metadata } };
     expect(projectConnector(withMore)).toStrictEqual(connector);
   });
 
