@@ -254,7 +254,10 @@ export function eventsOf(connector: PersonalConnector, next: PersonalConnectorSt
     const old = before?.conditions?.find(condition => condition.type === type);
     if (old?.status === status && old.reason === reason) continue;
     if (status === 'False' && type !== 'Ready') events.push({ type: 'Warning', reason, action: type, note: message });
-    if (status === 'True' && type === 'Ready') events.push({ type: 'Normal', reason, action: type, note: message });
+    // Of a new connector that nobody looks at there is nothing to tell: it is as it was made.
+    const isNews = reason !== 'ProbeDisabled' || before?.conditions !== undefined;
+    if (status === 'True' && type === 'Ready' && isNews)
+      events.push({ type: 'Normal', reason, action: type, note: message });
   }
   const tools = toolsChanged(before, next);
   // Against an approval, that is a condition and has its Event.

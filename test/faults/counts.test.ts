@@ -38,8 +38,8 @@ const EVENT = 'create events';
 /** Requests for one connector. */
 const EXPECTED = {
   created: {
-    // What is true at once, and the Event of being Ready.
-    unprobed: { [STATUS]: 1, [EVENT]: 1 },
+    // What is true at once.
+    unprobed: { [STATUS]: 1 },
     // That the first probe is on its way, and what it found.
     remote: { [STATUS]: 2, [EVENT]: 1 },
     hosted: {

@@ -607,10 +607,18 @@ describe('the Events of a change', () => {
   const good = find();
   const bad = find({ result: result({ kind: 'refused' }) });
   const worse = find({ result: result({ kind: 'timeout', afterMs: 1_000 }) });
+  const unprobed = find({ target: DISABLED, result: undefined });
 
   it.each<[string, PersonalConnectorStatus, PersonalConnectorStatus | undefined, string[]]>([
     ['for the better', good, bad, ['Normal Ready Ready: GitHub 1.0.0 speaks MCP 2025-11-25 with 2 tools']],
     ['from nothing to good', good, undefined, ['Normal Ready Ready: GitHub 1.0.0 speaks MCP 2025-11-25 with 2 tools']],
+    ['from nothing to what nobody looks at', unprobed, undefined, []],
+    [
+      'from being made to what nobody looks at',
+      unprobed,
+      find({ result: undefined }),
+      ['Normal Ready ProbeDisabled: taken as ready, since spec.probe.enabled is false'],
+    ],
     [
       'for the worse is told once, by the condition that says why',
       bad,
