@@ -52,9 +52,17 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
   const { client, controller, instance, signal, onError, now = () => new Date() } = options;
   const writing = new Set<Promise<void>>();
   let sending = 0;
+  let dropped = 0;
   /** Who waits for one of the others to be sent. */
   const turns: (() => void)[] = [];
   let flushing = new AbortController();
+
+  /** Told once the flood is over: a line for each would be another one. */
+  function tell(): void {
+    if (dropped === 0 || writing.size > MOST_WRITING / 2) return;
+    onError(new Error(`${dropped} Events were dropped: ${MOST_WRITING} others were on their way`));
+    dropped = 0;
+  }
 
   async function send(event: Declared): Promise<void> {
     if (sending < MOST_SENDING) sending += 1;
@@ -105,12 +113,15 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
         regarding: { apiVersion: about.apiVersion, kind: about.kind, namespace, name, uid },
       };
       if (writing.size >= MOST_WRITING) {
-        onError(new Error(`Event ${reason} of ${namespace}/${name} dropped: ${MOST_WRITING} others are on their way`));
+        dropped += 1;
         return;
       }
       const written = write(event).catch(onError);
       writing.add(written);
-      void written.finally(() => writing.delete(written));
+      void written.finally(() => {
+        writing.delete(written);
+        tell();
+      });
     },
     async flush() {
       flushing.abort();
