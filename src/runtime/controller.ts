@@ -38,27 +38,37 @@ export interface Controller {
   drain(keeps: (key: string) => boolean, patienceMs: number): Promise<void>;
 }
 
+const DRAINED = new Error('what was reconciled is not to be kept');
+
 /** Starts the workers. */
 export function startController(options: ControllerOptions): Controller {
   const { queue, reconcile, workers, onError, retryAfter, observer, hotLoops, signal, deadlineMs = 60_000 } = options;
   let active = 0;
   const inHand = new Map<string, { ended: Promise<unknown>; abort: AbortController }>();
 
-  async function once(key: string, drained: AbortSignal): Promise<Result> {
+  async function once(key: string, abort: AbortController): Promise<Result> {
+    // AbortSignal.any and .timeout would do, but keep 5 KB for each reconcile until its time is over, however early it ended.
+    const late = setTimeout(
+      () => abort.abort(new DOMException('the reconcile took too long', 'TimeoutError')),
+      deadlineMs,
+    );
+    const follow = (): void => abort.abort(signal.reason);
+    if (signal.aborted) follow();
+    signal.addEventListener('abort', follow, { once: true });
     try {
-      const { requeueAfterMs } = await reconcile(
-        key,
-        AbortSignal.any([signal, drained, AbortSignal.timeout(deadlineMs)]),
-      );
+      const { requeueAfterMs } = await reconcile(key, abort.signal);
       queue.forget(key);
       if (requeueAfterMs === undefined) return 'success';
       queue.addAfter(key, requeueAfterMs);
       return 'requeue_after';
     } catch (error) {
-      if (signal.aborted || drained.aborted) return 'error';
+      if (signal.aborted || abort.signal.reason === DRAINED) return 'error';
       const failures = queue.retry(key, retryAfter?.(error));
       onError(key, error, failures);
       return 'error';
+    } finally {
+      clearTimeout(late);
+      signal.removeEventListener('abort', follow);
     }
   }
 
@@ -74,7 +84,7 @@ export function startController(options: ControllerOptions): Controller {
       active += 1;
       observer?.active(active);
       const abort = new AbortController();
-      const ended = once(key, abort.signal);
+      const ended = once(key, abort);
       inHand.set(key, { ended, abort });
       const result = await ended;
       inHand.delete(key);
@@ -91,7 +101,7 @@ export function startController(options: ControllerOptions): Controller {
       const leaving = [...inHand].filter(([key]) => !keeps(key)).map(([, reconciling]) => reconciling);
       if (leaving.length === 0) return;
       const late = setTimeout(() => {
-        for (const { abort } of leaving) abort.abort();
+        for (const { abort } of leaving) abort.abort(DRAINED);
       }, patienceMs);
       await Promise.all(leaving.map(({ ended }) => ended));
       clearTimeout(late);

@@ -172,11 +172,28 @@ describe('a call', () => {
   });
 
   it('ends after 30 s', async () => {
-    const timeout = vi.spyOn(AbortSignal, 'timeout').mockImplementation(() => AbortSignal.abort(new Error('too late')));
     const { transport } = await connect(() => {});
+    const real = setTimeout;
+    vi.spyOn(globalThis, 'setTimeout').mockImplementation(((run: () => void, ms: number) =>
+      real(run, ms === 30_000 ? 0 : ms)) as typeof setTimeout);
     const call = transport.call({ method: 'GET', path: '/x', signal: live() }).catch(failure);
-    expect(await call).toMatchObject({ message: 'too late' });
-    expect(timeout).toHaveBeenCalledExactlyOnceWith(30_000);
+    expect(await call).toMatchObject({ name: 'TimeoutError', message: 'the request took too long' });
+  });
+
+  it('leaves nothing behind that waits for its time limit', async () => {
+    const { transport } = await connect(echo);
+    const { signal } = new AbortController();
+    const added = vi.spyOn(signal, 'addEventListener');
+    const removed = vi.spyOn(signal, 'removeEventListener');
+    const started = vi.spyOn(globalThis, 'setTimeout');
+    const cleared = vi.spyOn(globalThis, 'clearTimeout');
+    await transport.call({ method: 'GET', path: '/x', signal });
+    const limits = started.mock.results.filter((_, nth) => started.mock.calls[nth]?.[1] === 30_000);
+    expect(limits).toHaveLength(1);
+    expect(cleared).toHaveBeenCalledWith(limits[0]?.value);
+    expect(removed.mock.calls.map(([, listener]) => listener)).toEqual(
+      added.mock.calls.map(([, listener]) => listener),
+    );
   });
 });
 

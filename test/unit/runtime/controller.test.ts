@@ -139,7 +139,7 @@ describe('a reconcile', () => {
     controller.queue.add('a');
     await controller.ended(1);
     expect(controller.results).toEqual(['error']);
-    expect(controller.told).toEqual(['retry a', expect.stringMatching(/^error a .*timeout/)]);
+    expect(controller.told).toEqual(['retry a', expect.stringMatching(/^error a .*took too long/)]);
   });
 
   it('that ends because of the shutdown is neither told nor tried again', async () => {
