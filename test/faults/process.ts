@@ -23,6 +23,8 @@ export interface StartOptions {
   /** More flags. */
   args?: readonly string[];
   env?: Record<string, string>;
+  /** What its heap may grow to: more than usual for more connectors than usual. */
+  heapMib?: number;
 }
 
 export interface OperatorProcess extends AsyncDisposable {
@@ -62,7 +64,7 @@ export interface Exit {
 const GUARD = '(read -r ended <&3 && exit; kill -KILL -$$) >/dev/null 2>&1 & exec "$@" 3<&-';
 
 /** As in the image, in a container with the memory that the chart gives it: 60 % of 256 MiB. */
-const NODE_FLAGS = ['--max-semi-space-size=4', '--max-old-space-size=154'];
+const HEAP_MIB = 154;
 
 const IDLE = [
   'workqueue_depth{name="personalconnector"}',
@@ -106,11 +108,12 @@ export async function buildOperator(kubeconfig: string): Promise<Executable> {
 async function startProcess(
   file: string,
   settings: readonly string[],
-  { kubeconfig, namespace, args = [], env = {} }: StartOptions,
+  { kubeconfig, namespace, args = [], env = {}, heapMib = HEAP_MIB }: StartOptions,
 ): Promise<OperatorProcess> {
   const where = namespace === undefined ? [] : ['--namespace', namespace];
+  const nodeFlags = ['--max-semi-space-size=4', `--max-old-space-size=${heapMib}`];
   const flags = ['--host', '127.0.0.1', '--port', '0', ...where, ...settings, ...args];
-  const child = spawn('/bin/sh', ['-c', GUARD, 'sh', process.execPath, ...NODE_FLAGS, file, ...flags], {
+  const child = spawn('/bin/sh', ['-c', GUARD, 'sh', process.execPath, ...nodeFlags, file, ...flags], {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
     env: { ...env, KUBECONFIG: kubeconfig },

@@ -27,9 +27,13 @@ const LOOK_MS = 500;
 /** As many as the operator has for calls. */
 export const CONNECTIONS = 16;
 
-export async function startOurs(cluster: Pick<Cluster, 'kubeconfig'>, policy: PolicyInput): Promise<Subject> {
-  const executable = await buildOperator(cluster.kubeconfig);
-  const operator = await executable.start({ kubeconfig: cluster.kubeconfig, policy });
+export async function startOurs(
+  { kubeconfig }: Pick<Cluster, 'kubeconfig'>,
+  policy: PolicyInput,
+  options: { heapMib?: number } = {},
+): Promise<Subject> {
+  const executable = await buildOperator(kubeconfig);
+  const operator = await executable.start({ kubeconfig, policy, ...options });
   const { sinceStartMs } = (await operator.ready) as { sinceStartMs?: number };
   return {
     startMs: sinceStartMs ?? Number.NaN,
