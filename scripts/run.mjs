@@ -27,6 +27,7 @@ const tasks = {
   alarms: ['test/zoo/alarms.ts'],
   bench: ['test/bench/scale.ts'],
   'bench:caches': ['test/bench/caches.ts'],
+  'bench:api': ['test/bench/api.ts'],
   'bench:probes': ['--expose-gc', 'test/bench/probes.ts'],
   'bench:restart': ['test/bench/restart.ts'],
   'bench:bridge': ['test/bench/bridge.ts'],

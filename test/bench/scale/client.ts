@@ -19,10 +19,14 @@ interface Versioned {
   metadata: { resourceVersion: string };
 }
 
-export function bareClient({ server, caData, token }: Access, connections: number, userAgent = 'bench'): BareClient {
+/** As the operator it speaks HTTP/1.1 unless told to speak HTTP/2. */
+export function bareClient(
+  { server, caData, token }: Access,
+  connections: number,
+  { userAgent = 'bench', http2 = false } = {},
+): BareClient {
   const ca = Buffer.from(caData, 'base64').toString();
-  // As the operator: HTTP/1.1.
-  const options = { connect: { ca }, allowH2: false, bodyTimeout: 0, keepAliveTimeout: 60_000 };
+  const options = { connect: { ca }, allowH2: http2, bodyTimeout: 0, keepAliveTimeout: 60_000 };
   const calls = new Agent({ ...options, connections });
   const watches = new Agent(options);
   const headers = { authorization: `Bearer ${token}`, accept: 'application/json', 'user-agent': userAgent };

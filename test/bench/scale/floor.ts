@@ -48,7 +48,7 @@ export const GENERATION = '@generation@';
 if (import.meta.main) {
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   const { access, writes, connections } = JSON.parse((await lines.next()).value ?? '') as Order;
-  const client = bareClient(access, connections, FLOOR);
+  const client = bareClient(access, connections, { userAgent: FLOOR });
   const waiting: Task[] = [];
   const idle: (() => void)[] = [];
 
