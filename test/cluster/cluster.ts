@@ -43,6 +43,7 @@ export interface Cluster extends AsyncDisposable {
 }
 
 export interface ControlPlane extends Cluster {
+  etcdPid: number;
   /** SIGKILL to the API server. */
   killApiServer(): Promise<void>;
   /** Starts it again, at its address and on what etcd holds. Resolves when it is ready. */
@@ -95,7 +96,7 @@ async function attemptControlPlane({
     for (const user of ['admin', 'controller-manager', 'scheduler', 'kwok'] as const) {
       writeKubeconfig(files, user, server);
     }
-    start('etcd', binaries.etcd, etcdFlags(files));
+    const etcd = start('etcd', binaries.etcd, etcdFlags(files));
     const startApiServer = () =>
       start('kube-apiserver', binaries['kube-apiserver'], apiServerFlags(files, { bindAddress: '127.0.0.1', port }));
     let apiServer = startApiServer();
@@ -113,6 +114,7 @@ async function attemptControlPlane({
     await untilPodsAreAllowed(api, wait);
     return {
       ...clusterOf(files, server, apiServer.pid, lifetime),
+      etcdPid: etcd.pid,
       killApiServer: () => apiServer.kill(),
       async startApiServer() {
         apiServer = startApiServer();

@@ -10,8 +10,9 @@ export interface Usage {
   rssMib: number;
   /** Since `resetPeak`. */
   peakRssMib: number;
-  /** Read and written, files and sockets. */
-  bytes: number;
+  /** Files and sockets. */
+  bytesRead: number;
+  bytesWritten: number;
 }
 
 /** Linux only: elsewhere it throws, as there is no /proc. */
@@ -28,7 +29,8 @@ export function usageOf(pid: number): Usage {
     cpuSeconds: (user + system) / TICKS_A_SECOND,
     rssMib: number(status, 'VmRSS') / 1024,
     peakRssMib: number(status, 'VmHWM') / 1024,
-    bytes: number(io, 'rchar') + number(io, 'wchar'),
+    bytesRead: number(io, 'rchar'),
+    bytesWritten: number(io, 'wchar'),
   };
 }
 

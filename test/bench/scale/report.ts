@@ -26,9 +26,10 @@ export function summarize(rows: readonly Row[]): Figure[] {
     const smaller = medians
       .filter(other => keys(other) === keys(row) && other.objects < row.objects)
       .sort((a, b) => b.objects - a.objects)[0];
-    const peer = medians.find(
+    const peers = medians.filter(
       other => !['ours', 'floor'].includes(other.subject) && other.workload === row.workload && other.step === row.step,
     );
+    const peer = peers.find(({ objects }) => objects === row.objects) ?? peers[0];
     const perObject = ({ seconds, objects }: Row): number => seconds / objects;
     return {
       ...row,
@@ -71,6 +72,9 @@ const COLUMNS: readonly [title: string, show: (figure: Figure) => string][] = [
   ['p99 ms', ({ p99Ms }) => shown(p99Ms, 0)],
   ['CPU s', ({ cpuSeconds }) => shown(cpuSeconds, 2)],
   ['API server', ({ apiServerCpuSeconds }) => shown(apiServerCpuSeconds, 2)],
+  ['MiB', ({ apiServerRssMib }) => shown(apiServerRssMib, 0)],
+  ['etcd w MiB', ({ etcdWrittenMib }) => shown(etcdWrittenMib, 1)],
+  ['size', ({ etcdSizeMib }) => shown(etcdSizeMib, 0)],
   ['RSS MiB', ({ rssMib }) => shown(rssMib, 0)],
   ['peak', ({ peakRssMib }) => shown(peakRssMib, 0)],
   ['MiB r+w', ({ mib }) => shown(mib, 1)],

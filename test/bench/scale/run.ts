@@ -1,4 +1,6 @@
 /** One subject, one workload, so many objects, on a control plane of its own. */
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KubeObject } from '../../../src/api/meta.ts';
 import { type ControlPlane, startControlPlane } from '../../cluster/cluster.ts';
@@ -46,6 +48,10 @@ export interface Row {
   p99Ms: number;
   cpuSeconds: number;
   apiServerCpuSeconds: number;
+  apiServerRssMib: number;
+  /** To its log and its database, which is so large afterwards. */
+  etcdWrittenMib: number;
+  etcdSizeMib: number;
   rssMib: number;
   peakRssMib: number;
   mib: number;
@@ -112,13 +118,11 @@ export async function run<W extends Workload>(
       resetPeak(subject.pid);
       // What it tells of its event loop begins anew with each look.
       await subject.figures?.();
-      const before = usageOf(subject.pid);
-      const apiServerBefore = usageOf(cluster.apiServerPid).cpuSeconds;
+      const before = usageOfAll(subject);
       const began = performance.now();
       const took = await task();
       const seconds = (performance.now() - began) / 1000;
-      const apiServerCpuSeconds = usageOf(cluster.apiServerPid).cpuSeconds - apiServerBefore;
-      note(step, { subject, seconds, took, before, apiServerCpuSeconds, figures: await subject.figures?.() });
+      note(step, { subject, seconds, took, before, figures: await subject.figures?.() });
     }
 
     /** Starts it, and has it come to rest. */
@@ -131,11 +135,16 @@ export async function run<W extends Workload>(
       return subject;
     }
 
-    function note(
-      step: Step,
-      { subject, seconds, took = [], before, apiServerCpuSeconds = Number.NaN, figures }: Noted,
-    ): void {
-      const usage = usageOf(subject.pid);
+    const usageOfAll = ({ pid }: Subject): UsageOfAll => ({
+      subject: usageOf(pid),
+      apiServer: usageOf(cluster.apiServerPid),
+      etcd: usageOf(cluster.etcdPid),
+    });
+
+    function note(step: Step, { subject, seconds, took = [], before, figures }: Noted): void {
+      const usage = usageOfAll(subject);
+      const used = (of: keyof UsageOfAll, what: keyof Usage): number =>
+        usage[of][what] - (before?.[of][what] ?? (of === 'subject' ? 0 : Number.NaN));
       rows.push({
         subject: contender.name,
         workload: workload.name,
@@ -144,11 +153,14 @@ export async function run<W extends Workload>(
         seconds,
         p50Ms: percentile(took, 0.5),
         p99Ms: percentile(took, 0.99),
-        cpuSeconds: usage.cpuSeconds - (before?.cpuSeconds ?? 0),
-        apiServerCpuSeconds,
-        rssMib: usage.rssMib,
-        peakRssMib: usage.peakRssMib,
-        mib: (usage.bytes - (before?.bytes ?? 0)) / 2 ** 20,
+        cpuSeconds: used('subject', 'cpuSeconds'),
+        apiServerCpuSeconds: used('apiServer', 'cpuSeconds'),
+        apiServerRssMib: usage.apiServer.rssMib,
+        etcdWrittenMib: used('etcd', 'bytesWritten') / 2 ** 20,
+        etcdSizeMib: statSync(join(cluster.dir, 'etcd/member/snap/db')).size / 2 ** 20,
+        rssMib: usage.subject.rssMib,
+        peakRssMib: usage.subject.peakRssMib,
+        mib: (used('subject', 'bytesRead') + used('subject', 'bytesWritten')) / 2 ** 20,
         lagP99Ms: (figures?.get('nodejs_eventloop_lag_p99_seconds') ?? Number.NaN) * 1000,
         requests: requests.take(),
       });
@@ -190,13 +202,18 @@ export async function run<W extends Workload>(
   });
 }
 
+interface UsageOfAll {
+  subject: Usage;
+  apiServer: Usage;
+  etcd: Usage;
+}
+
 interface Noted {
   subject: Subject;
   seconds: number;
   took?: readonly number[];
   /** What it had used before; absent: nothing, it began with this. */
-  before?: Usage;
-  apiServerCpuSeconds?: number;
+  before?: UsageOfAll;
   figures?: ReadonlyMap<string, number> | undefined;
 }
 
